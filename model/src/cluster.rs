@@ -1,0 +1,352 @@
+//! From changes to snapshots.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use imbl::{OrdMap, OrdSet};
+
+use crate::endpoint::EndpointSlice;
+use crate::name::NamespacedName;
+use crate::node::Node;
+use crate::problem::Problem;
+use crate::service::Service;
+use crate::slices::{MergedEndpoints, merge};
+
+/// One thing that a source says. Objects arrive stripped and validated; what could not be
+/// validated arrives as [`Change::Problems`].
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// A kind's list begins: what is not listed before its [`Change::ListDone`] is gone.
+    ListBegins(Kind),
+    /// A kind's list is complete. Once every kind's is, the cluster is in sync.
+    ListDone(Kind),
+    /// A Service appeared or changed.
+    Service(Arc<Service>),
+    /// A Service is gone, or no longer matches what the source selects.
+    ServiceGone(NamespacedName),
+    /// A slice appeared or changed.
+    Slice(Arc<EndpointSlice>),
+    /// A slice is gone.
+    SliceGone(NamespacedName),
+    /// This node appeared or changed.
+    Node(Arc<Node>),
+    /// This node's object is gone.
+    NodeGone,
+    /// A Namespace exists.
+    Namespace(Arc<str>),
+    /// A Namespace is gone.
+    NamespaceGone(Arc<str>),
+    /// What is wrong with one origin (an object, or a file) now; an empty list clears it.
+    Problems {
+        /// The object's kind and name, or the file.
+        origin: Arc<str>,
+        /// All that is wrong with it.
+        problems: Vec<Problem>,
+    },
+}
+
+/// The kinds that are listed and watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// core/v1 Service.
+    Service,
+    /// discovery.k8s.io/v1 `EndpointSlice` (and core/v1 Endpoints, from files).
+    EndpointSlice,
+    /// core/v1 Node, this one only.
+    Node,
+    /// core/v1 Namespace.
+    Namespace,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Service, Self::EndpointSlice, Self::Node, Self::Namespace];
+}
+
+/// The cluster at one moment. Never changes; cloning copies a few pointers.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Every Service that exists or that has slices.
+    pub services: OrdMap<NamespacedName, Arc<ServiceState>>,
+    /// This node, when its object has been seen.
+    pub node: Option<Arc<Node>>,
+    /// Every Namespace.
+    pub namespaces: OrdSet<Arc<str>>,
+    /// What could not be taken, ordered.
+    pub problems: OrdMap<Arc<str>, Arc<[Problem]>>,
+}
+
+/// One Service and its endpoints.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceState {
+    /// `None` while only slices have arrived: nothing is routed then.
+    pub service: Option<Arc<Service>>,
+    /// What its slices say together.
+    pub endpoints: Arc<MergedEndpoints>,
+}
+
+/// What differs between two snapshots.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dirty {
+    /// Everything may differ: a full list arrived, or the node changed.
+    pub all: bool,
+    /// Services that appeared, changed or went, by themselves or in their endpoints.
+    pub services: BTreeSet<NamespacedName>,
+    /// Namespaces that appeared or went.
+    pub namespaces: BTreeSet<Arc<str>>,
+    /// The list of problems differs.
+    pub problems: bool,
+}
+
+impl Dirty {
+    /// Everything.
+    pub fn everything() -> Self {
+        Self { all: true, problems: true, ..Self::default() }
+    }
+
+    /// Whether nothing differs.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Adds what a later change made differ.
+    pub fn merge(&mut self, later: Self) {
+        self.all |= later.all;
+        self.problems |= later.problems;
+        self.services.extend(later.services);
+        self.namespaces.extend(later.namespaces);
+    }
+}
+
+/// Applies changes and keeps the newest snapshot.
+#[derive(Debug)]
+pub struct Cluster {
+    node_name: Arc<str>,
+    snapshot: Snapshot,
+    slices: BTreeMap<NamespacedName, Arc<EndpointSlice>>,
+    slices_of: BTreeMap<NamespacedName, BTreeSet<NamespacedName>>,
+    /// Per kind being listed: what existed before and has not been listed again yet.
+    unlisted: BTreeMap<Kind, Unlisted>,
+    listed: BTreeSet<Kind>,
+}
+
+#[derive(Debug, Default)]
+struct Unlisted {
+    objects: BTreeSet<NamespacedName>,
+    namespaces: BTreeSet<Arc<str>>,
+    node: bool,
+}
+
+impl Cluster {
+    /// An empty cluster as seen from the node of that name.
+    pub fn new(node_name: impl Into<Arc<str>>) -> Self {
+        Self {
+            node_name: node_name.into(),
+            snapshot: Snapshot::default(),
+            slices: BTreeMap::new(),
+            slices_of: BTreeMap::new(),
+            unlisted: BTreeMap::new(),
+            listed: BTreeSet::new(),
+        }
+    }
+
+    /// Whether every kind has been listed once. Before, nothing may act on a snapshot.
+    pub fn in_sync(&self) -> bool {
+        Kind::ALL.iter().all(|kind| self.listed.contains(kind))
+    }
+
+    /// The cluster as of the last change.
+    pub fn snapshot(&self) -> Snapshot {
+        self.snapshot.clone()
+    }
+
+    /// Applies one change and says what it made differ. Applying a change twice changes nothing.
+    pub fn apply(&mut self, change: Change) -> Dirty {
+        let mut dirty = Dirty::default();
+        match change {
+            Change::ListBegins(kind) => self.list_begins(kind),
+            Change::ListDone(kind) => self.list_done(kind, &mut dirty),
+            Change::Service(service) => self.service(service, &mut dirty),
+            Change::ServiceGone(name) => self.service_gone(&name, &mut dirty),
+            Change::Slice(slice) => self.slice(slice, &mut dirty),
+            Change::SliceGone(name) => self.slice_gone(&name, &mut dirty),
+            Change::Node(node) => {
+                self.seen(Kind::Node, |unlisted| unlisted.node = false);
+                self.set_node(Some(node), &mut dirty);
+            }
+            Change::NodeGone => self.set_node(None, &mut dirty),
+            Change::Namespace(name) => {
+                self.seen(Kind::Namespace, |unlisted| {
+                    unlisted.namespaces.remove(&name);
+                });
+                if self.snapshot.namespaces.insert(Arc::clone(&name)).is_none() {
+                    dirty.namespaces.insert(name);
+                }
+            }
+            Change::NamespaceGone(name) => self.namespace_gone(name, &mut dirty),
+            Change::Problems { origin, problems } => {
+                self.problems(origin, problems, &mut dirty);
+            }
+        }
+        dirty
+    }
+
+    fn list_begins(&mut self, kind: Kind) {
+        let unlisted = match kind {
+            Kind::Service => Unlisted {
+                objects: self
+                    .snapshot
+                    .services
+                    .iter()
+                    .filter(|(_, state)| state.service.is_some())
+                    .map(|(name, _)| name.clone())
+                    .collect(),
+                ..Unlisted::default()
+            },
+            Kind::EndpointSlice => {
+                Unlisted { objects: self.slices.keys().cloned().collect(), ..Unlisted::default() }
+            }
+            Kind::Node => Unlisted { node: self.snapshot.node.is_some(), ..Unlisted::default() },
+            Kind::Namespace => Unlisted {
+                namespaces: self.snapshot.namespaces.iter().cloned().collect(),
+                ..Unlisted::default()
+            },
+        };
+        self.unlisted.insert(kind, unlisted);
+    }
+
+    fn list_done(&mut self, kind: Kind, dirty: &mut Dirty) {
+        let gone = self.unlisted.remove(&kind).unwrap_or_default();
+        for name in gone.objects {
+            match kind {
+                Kind::EndpointSlice => self.slice_gone(&name, dirty),
+                Kind::Service | Kind::Node | Kind::Namespace => self.service_gone(&name, dirty),
+            }
+        }
+        for name in gone.namespaces {
+            self.namespace_gone(name, dirty);
+        }
+        if gone.node {
+            self.set_node(None, dirty);
+        }
+        self.listed.insert(kind);
+    }
+
+    fn seen(&mut self, kind: Kind, mark: impl FnOnce(&mut Unlisted)) {
+        if let Some(unlisted) = self.unlisted.get_mut(&kind) {
+            mark(unlisted);
+        }
+    }
+
+    fn service(&mut self, service: Arc<Service>, dirty: &mut Dirty) {
+        let name = service.name.clone();
+        self.seen(Kind::Service, |unlisted| {
+            unlisted.objects.remove(&name);
+        });
+        self.update(name, dirty, |state| state.service = Some(service));
+    }
+
+    fn service_gone(&mut self, name: &NamespacedName, dirty: &mut Dirty) {
+        self.update(name.clone(), dirty, |state| state.service = None);
+    }
+
+    fn slice(&mut self, slice: Arc<EndpointSlice>, dirty: &mut Dirty) {
+        let name = slice.name.clone();
+        self.seen(Kind::EndpointSlice, |unlisted| {
+            unlisted.objects.remove(&name);
+        });
+        let service = slice.service.clone();
+        let before = self.slices.insert(name.clone(), slice);
+        self.slices_of.entry(service.clone()).or_default().insert(name.clone());
+        // A slice whose label changed moves from one Service to another.
+        if let Some(before) = before
+            && before.service != service
+        {
+            self.forget_slice_of(&before.service, &name, dirty);
+        }
+        self.remerge(&service, dirty);
+    }
+
+    fn slice_gone(&mut self, name: &NamespacedName, dirty: &mut Dirty) {
+        if let Some(slice) = self.slices.remove(name) {
+            self.forget_slice_of(&slice.service, name, dirty);
+        }
+    }
+
+    fn forget_slice_of(
+        &mut self,
+        service: &NamespacedName,
+        slice: &NamespacedName,
+        dirty: &mut Dirty,
+    ) {
+        if let Some(slices) = self.slices_of.get_mut(service) {
+            slices.remove(slice);
+            if slices.is_empty() {
+                self.slices_of.remove(service);
+            }
+        }
+        self.remerge(service, dirty);
+    }
+
+    fn remerge(&mut self, service: &NamespacedName, dirty: &mut Dirty) {
+        let slices = self
+            .slices_of
+            .get(service)
+            .into_iter()
+            .flatten()
+            .filter_map(|name| self.slices.get(name));
+        let merged = merge(&self.node_name, slices);
+        self.update(service.clone(), dirty, |state| {
+            if *state.endpoints != merged {
+                state.endpoints = Arc::new(merged);
+            }
+        });
+    }
+
+    /// Changes one Service's state; an empty state is no entry at all.
+    fn update(
+        &mut self,
+        name: NamespacedName,
+        dirty: &mut Dirty,
+        change: impl FnOnce(&mut ServiceState),
+    ) {
+        let before = self.snapshot.services.get(&name);
+        let mut after = before.map(|state| ServiceState::clone(state)).unwrap_or_default();
+        change(&mut after);
+        if before.is_some_and(|before| **before == after) {
+            return;
+        }
+        if after == ServiceState::default() {
+            if self.snapshot.services.remove(&name).is_some() {
+                dirty.services.insert(name);
+            }
+            return;
+        }
+        self.snapshot.services.insert(name.clone(), Arc::new(after));
+        dirty.services.insert(name);
+    }
+
+    fn set_node(&mut self, node: Option<Arc<Node>>, dirty: &mut Dirty) {
+        if self.snapshot.node != node {
+            self.snapshot.node = node;
+            dirty.all = true;
+        }
+    }
+
+    fn namespace_gone(&mut self, name: Arc<str>, dirty: &mut Dirty) {
+        if self.snapshot.namespaces.remove(&name).is_some() {
+            dirty.namespaces.insert(name);
+        }
+    }
+
+    fn problems(&mut self, origin: Arc<str>, problems: Vec<Problem>, dirty: &mut Dirty) {
+        if problems.is_empty() {
+            dirty.problems |= self.snapshot.problems.remove(&origin).is_some();
+            return;
+        }
+        if self.snapshot.problems.get(&origin).is_none_or(|known| **known != *problems) {
+            self.snapshot.problems.insert(origin, problems.into());
+            dirty.problems = true;
+        }
+    }
+}

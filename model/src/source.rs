@@ -1,0 +1,3 @@
+//! Where changes come from: an API server, a folder of YAML, or a script.
+
+pub mod script;

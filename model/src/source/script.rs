@@ -1,0 +1,1 @@
+//! Changes from memory, for tests and benches.
