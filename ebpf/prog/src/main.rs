@@ -1,2 +1,93 @@
+//! The eBPF programs: what the kernel runs when a socket of this node names an address.
+//!
+//! ```text
+//!  connect, sendmsg      the address named ─▶ frontend ─▶ set ─▶ endpoint ─▶ the address used
+//!                                                                  └─ remembered with the socket
+//!  recvmsg, getpeername  the address used ─▶ the address named
+//!  sock_release          forget a connected UDP socket
+//! ```
+//!
+//! Entry points only; read `hook`, `choose`, `remember`, then `maps`. In flow: a `bpf_sock_addr`.
+//! Out flow: the same, rewritten, or an error for the caller. Nothing here logs unless built with
+//! the feature `log`; everything that goes wrong is counted.
+
 #![no_std]
 #![no_main]
+#![expect(unsafe_code, reason = "context and map values are raw pointers that the verifier checks")]
+
+mod choose;
+mod hook;
+mod log;
+mod maps;
+mod peer;
+mod remember;
+
+use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr};
+use aya_ebpf::programs::{SockAddrContext, SockContext};
+
+use crate::peer::Family;
+
+#[cgroup_sock_addr(connect4)]
+fn connect4(ctx: SockAddrContext) -> i32 {
+    log::record!(&ctx, "connect4");
+    hook::connect(&ctx, Family::V4)
+}
+
+#[cgroup_sock_addr(connect6)]
+fn connect6(ctx: SockAddrContext) -> i32 {
+    log::record!(&ctx, "connect6");
+    hook::connect(&ctx, Family::V6)
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    log::record!(&ctx, "sendmsg4");
+    hook::sendmsg(&ctx, Family::V4)
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    log::record!(&ctx, "sendmsg6");
+    hook::sendmsg(&ctx, Family::V6)
+}
+
+#[cgroup_sock_addr(recvmsg4)]
+fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    log::record!(&ctx, "recvmsg4");
+    hook::reverse(&ctx, Family::V4)
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    log::record!(&ctx, "recvmsg6");
+    hook::reverse(&ctx, Family::V6)
+}
+
+#[cgroup_sock_addr(getpeername4)]
+fn getpeername4(ctx: SockAddrContext) -> i32 {
+    log::record!(&ctx, "getpeername4");
+    hook::reverse(&ctx, Family::V4)
+}
+
+#[cgroup_sock_addr(getpeername6)]
+fn getpeername6(ctx: SockAddrContext) -> i32 {
+    log::record!(&ctx, "getpeername6");
+    hook::reverse(&ctx, Family::V6)
+}
+
+#[cgroup_sock(sock_release)]
+fn sock_release(ctx: SockContext) -> i32 {
+    log::record!(&ctx, "sock_release");
+    hook::release(&ctx)
+}
+
+/// Helpers such as `bpf_sk_storage_get` are for GPL-compatible programs only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

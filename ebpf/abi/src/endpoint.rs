@@ -1,0 +1,113 @@
+//! Endpoints and the sets that they form.
+
+use crate::addr::Addr;
+
+/// Value of `ENDPOINTS`.
+///
+/// ```text
+///  0        16      18      20           24
+///  │ addr   │ port  │ 0     │ generation │
+/// ```
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Where it listens.
+    pub addr: Addr,
+    /// The port, network byte order.
+    pub port: u16,
+    /// Zero.
+    pub pad: u16,
+    /// The generation of its set; zero while the entry is being written or belongs to no set.
+    pub generation: u32,
+}
+
+/// Value of `HEADS`: where a slot's set lies, as one word.
+///
+/// ```text
+///  63          44 43        26 25          0
+///  │ generation │ │ length   │ │ base      │
+/// ```
+///
+/// All zero is a set without endpoints: connections are refused.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Head(pub u64);
+
+const BASE_BITS: u32 = 26;
+const LENGTH_BITS: u32 = 18;
+const GENERATION_BITS: u32 = 20;
+
+impl Head {
+    /// The largest index of an endpoint, plus one.
+    pub const MAX_BASE: u32 = 1 << BASE_BITS;
+    /// The most endpoints that one set can have.
+    pub const MAX_LENGTH: u32 = (1 << LENGTH_BITS) - 1;
+    /// Generations run from 1 to this, then start again.
+    pub const MAX_GENERATION: u32 = (1 << GENERATION_BITS) - 1;
+
+    /// A head; every part must be within its bound.
+    #[inline(always)]
+    pub const fn new(base: u32, length: u32, generation: u32) -> Self {
+        Self(
+            base as u64
+                | (length as u64) << BASE_BITS
+                | (generation as u64) << (BASE_BITS + LENGTH_BITS),
+        )
+    }
+
+    /// Index of the first endpoint.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "26 bits")]
+    pub const fn base(self) -> u32 {
+        (self.0 & (Self::MAX_BASE as u64 - 1)) as u32
+    }
+
+    /// How many endpoints.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "18 bits")]
+    pub const fn length(self) -> u32 {
+        (self.0 >> BASE_BITS & Self::MAX_LENGTH as u64) as u32
+    }
+
+    /// What each endpoint of the set carries.
+    #[inline(always)]
+    pub const fn generation(self) -> u32 {
+        (self.0 >> (BASE_BITS + LENGTH_BITS)) as u32
+    }
+}
+
+/// Picks one of `length` by a random word, uniformly up to 2⁻¹⁴ of a share at the largest set.
+#[inline(always)]
+pub const fn pick(random: u32, length: u32) -> u32 {
+    ((random as u64 * length as u64) >> 32) as u32
+}
+
+const _: () = assert!(size_of::<Endpoint>() == 24);
+const _: () = assert!(size_of::<Head>() == 8);
+const _: () = assert!(BASE_BITS + LENGTH_BITS + GENERATION_BITS == 64);
+
+#[cfg(test)]
+mod tests {
+    use super::{Head, pick};
+
+    #[test]
+    fn a_head_keeps_its_parts() {
+        for (base, length, generation) in [
+            (0, 0, 0),
+            (1, 2, 3),
+            (Head::MAX_BASE - 1, Head::MAX_LENGTH, Head::MAX_GENERATION),
+            (0, Head::MAX_LENGTH, 1),
+        ] {
+            let head = Head::new(base, length, generation);
+            assert_eq!((head.base(), head.length(), head.generation()), (base, length, generation));
+        }
+    }
+
+    #[test]
+    fn picks_stay_inside_and_reach_both_ends() {
+        for length in [1, 2, 3, 10, Head::MAX_LENGTH] {
+            assert_eq!(pick(0, length), 0);
+            assert_eq!(pick(u32::MAX, length), length - 1);
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! What is remembered of a socket, for the way back.
+
+use crate::addr::Addr;
+
+/// How many frontends one socket can talk to at once. Only an unconnected UDP socket uses more
+/// than one; when it uses more than this, the one it took up first is forgotten, and counted.
+pub const FLOWS: usize = 8;
+
+/// Value of `SOCKETS` (socket storage: it lives exactly as long as its socket). All zero at first.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Socket {
+    /// How many flows were ever stored; the next one goes to this modulo [`FLOWS`].
+    pub stored: u32,
+    /// 1 while the socket's cookie stands in `UDP_PEERS`.
+    pub indexed: u32,
+    /// The frontends that the socket talks to.
+    pub flows: [Flow; FLOWS],
+}
+
+/// One frontend as one socket sees it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flow {
+    /// The address that the program named; all zero is a free entry.
+    pub frontend: Addr,
+    /// The address that it really talks to.
+    pub endpoint: Addr,
+    /// The port that it named, network byte order.
+    pub frontend_port: u16,
+    /// The port that it really talks to, network byte order.
+    pub endpoint_port: u16,
+    /// The generation of the set in which the endpoint was last seen.
+    pub generation: u32,
+}
+
+/// Value of `UDP_PEERS`: a connected UDP socket's peer, by socket cookie. The kernel runs no hook
+/// when a connected socket sends, so user space ends such a socket once its endpoint has gone.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UdpPeer {
+    /// The address that the program named.
+    pub frontend: Addr,
+    /// The address that it really talks to.
+    pub endpoint: Addr,
+    /// The port that it named, network byte order.
+    pub frontend_port: u16,
+    /// The port that it really talks to, network byte order.
+    pub endpoint_port: u16,
+    /// Zero.
+    pub pad: u32,
+    /// The cookie of the socket's network namespace (`SO_NETNS_COOKIE`).
+    pub netns: u64,
+}
+
+const _: () = assert!(size_of::<Flow>() == 40);
+const _: () = assert!(size_of::<Socket>() == 8 + FLOWS * 40);
+const _: () = assert!(size_of::<UdpPeer>() == 48);

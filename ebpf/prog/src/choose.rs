@@ -1,0 +1,107 @@
+//! From the address named to the endpoint used.
+
+use abi::counter::Counter;
+use abi::endpoint::{Head, pick};
+use abi::frontend::FrontendKey;
+use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
+
+use crate::maps::{ENDPOINTS, FRONTENDS, HEADS, count};
+use crate::peer::Peer;
+
+/// How often a set is looked at before giving up. Between two looks the set must have been replaced
+/// *and* its place reused, which user space delays by a second: more than two never happens.
+const LOOKS: u32 = 3;
+
+/// How many endpoints are searched for the one that an unconnected socket used before its set
+/// changed; beyond that it is given another.
+const SEARCH: u32 = 4096;
+
+/// What a set offers.
+pub(crate) enum Choice {
+    /// This endpoint, of a set of this generation.
+    Endpoint(Peer, u32),
+    /// There is none: refuse.
+    Nobody,
+    /// The set changed at every look: try again.
+    Unsettled,
+}
+
+/// The slot of an address, if it is a Service's.
+#[inline(always)]
+pub(crate) fn slot(peer: Peer, protocol: u8) -> Option<u32> {
+    let key = FrontendKey::new(peer.addr, peer.port, protocol);
+    // The element may be given to another key between the two looks at it; the check word tells.
+    for _ in 0..LOOKS {
+        let value = FRONTENDS.get_ptr(&key)?;
+        // SAFETY: the verifier checked the pointer; one aligned word.
+        let value = unsafe { value.read_volatile() };
+        if let Some(slot) = value.slot(&key) {
+            return Some(slot);
+        }
+    }
+    None
+}
+
+/// One endpoint of the slot's set, at random.
+#[inline(always)]
+pub(crate) fn choose(slot: u32) -> Choice {
+    for look in 0..LOOKS {
+        let Some(head) = head(slot) else { return Choice::Nobody };
+        if head.length() == 0 {
+            return Choice::Nobody;
+        }
+        // SAFETY: takes nothing, returns a number.
+        let random = unsafe { bpf_get_prandom_u32() };
+        if let Some(peer) = endpoint(head, pick(random, head.length())) {
+            if look > 0 {
+                count(Counter::Retried);
+            }
+            return Choice::Endpoint(peer, head.generation());
+        }
+    }
+    count(Counter::Unsettled);
+    Choice::Unsettled
+}
+
+/// Whether an endpoint that was taken from a set of that generation is in the set now; returns the
+/// generation now.
+#[inline(always)]
+pub(crate) fn still_serves(slot: u32, endpoint_then: Peer, generation_then: u32) -> Option<u32> {
+    let head = head(slot)?;
+    if head.generation() == generation_then {
+        return Some(generation_then);
+    }
+    for index in 0..SEARCH {
+        if index >= head.length() {
+            return None;
+        }
+        let now = endpoint(head, index)?;
+        if now.port == endpoint_then.port && now.addr == endpoint_then.addr {
+            return Some(head.generation());
+        }
+    }
+    None
+}
+
+#[inline(always)]
+fn head(slot: u32) -> Option<Head> {
+    let head = HEADS.get_ptr(slot)?;
+    // SAFETY: the verifier checked the pointer; one aligned word, stored whole by user space.
+    Some(unsafe { head.read_volatile() })
+}
+
+/// The endpoint at that place of the set, unless the place belongs to another set by now.
+#[inline(always)]
+fn endpoint(head: Head, index: u32) -> Option<Peer> {
+    let entry = ENDPOINTS.get_ptr(head.base() + index)?;
+    // SAFETY: the verifier checked the pointer. User space clears the generation before it writes
+    // an entry and sets it after, so an entry that bears the right one on both sides is whole.
+    let before = unsafe { (&raw const (*entry).generation).read_volatile() };
+    // SAFETY: as above.
+    let addr = unsafe { (&raw const (*entry).addr).read_volatile() };
+    // SAFETY: as above.
+    let port = unsafe { (&raw const (*entry).port).read_volatile() };
+    // SAFETY: as above.
+    let after = unsafe { (&raw const (*entry).generation).read_volatile() };
+    (before == head.generation() && after == before).then_some(Peer { addr, port })
+}

@@ -1,0 +1,129 @@
+//! What is kept with a socket, for the way back and for its next datagram.
+
+use abi::addr::Addr;
+use abi::counter::Counter;
+use abi::socket::{FLOWS, Flow, Socket, UdpPeer};
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie};
+use aya_ebpf::programs::SockAddrContext;
+
+use crate::maps::{SOCKETS, UDP_PEERS, count};
+use crate::peer::Peer;
+
+/// The storage of the hook's socket, if it has any.
+#[inline(always)]
+pub(crate) fn known(ctx: &SockAddrContext) -> Option<*mut Socket> {
+    // SAFETY: the socket of a `sock_addr` hook is alive while the hook runs.
+    let socket = unsafe { SOCKETS.get_ptr_mut(ctx) };
+    (!socket.is_null()).then_some(socket)
+}
+
+/// The storage of the hook's socket, made if need be; `None` when memory is short.
+#[inline(always)]
+pub(crate) fn make(ctx: &SockAddrContext) -> Option<*mut Socket> {
+    // SAFETY: the socket of a `sock_addr` hook is alive while the hook runs.
+    let socket = unsafe { SOCKETS.get_or_insert_ptr_mut(ctx, None) };
+    (!socket.is_null()).then_some(socket)
+}
+
+/// What the socket used last for a frontend.
+#[inline(always)]
+pub(crate) fn flow_to(socket: *mut Socket, frontend: Peer) -> Option<Flow> {
+    for index in 0..FLOWS {
+        let flow = read(socket, index);
+        if flow.frontend_port == frontend.port && flow.frontend == frontend.addr {
+            return Some(flow);
+        }
+    }
+    None
+}
+
+/// The frontend behind which the socket knows an endpoint.
+#[inline(always)]
+pub(crate) fn frontend_of(socket: *mut Socket, endpoint: Peer) -> Option<Peer> {
+    for index in 0..FLOWS {
+        let flow = read(socket, index);
+        if flow.endpoint_port == endpoint.port
+            && flow.endpoint == endpoint.addr
+            && flow.frontend != Addr::default()
+        {
+            return Some(Peer { addr: flow.frontend, port: flow.frontend_port });
+        }
+    }
+    None
+}
+
+/// Stores a flow in the place of the one to the same frontend, else in a free place, else in the
+/// place that was taken up first.
+#[inline(always)]
+pub(crate) fn store(socket: *mut Socket, flow: Flow) {
+    for index in 0..FLOWS {
+        let known = read(socket, index);
+        if known.frontend_port == flow.frontend_port && known.frontend == flow.frontend {
+            write(socket, index, flow);
+            return;
+        }
+    }
+    // SAFETY: the verifier checked the pointer.
+    let stored = unsafe { (*socket).stored };
+    let index = stored as usize & (FLOWS - 1);
+    if read(socket, index).frontend != Addr::default() {
+        count(Counter::Forgotten);
+    }
+    write(socket, index, flow);
+    // SAFETY: as above.
+    unsafe { (*socket).stored = stored.wrapping_add(1) };
+}
+
+/// Notes a connected UDP socket for the day its endpoint goes.
+#[inline(always)]
+pub(crate) fn index(ctx: &SockAddrContext, socket: *mut Socket, flow: &Flow) {
+    // SAFETY: the context is the hook's own.
+    let netns = unsafe { bpf_get_netns_cookie(ctx.sock_addr.cast()) };
+    let peer = UdpPeer {
+        frontend: flow.frontend,
+        endpoint: flow.endpoint,
+        frontend_port: flow.frontend_port,
+        endpoint_port: flow.endpoint_port,
+        pad: 0,
+        netns,
+    };
+    if UDP_PEERS.insert(cookie(ctx), peer, 0).is_err() {
+        count(Counter::Unindexed);
+        return;
+    }
+    // SAFETY: the verifier checked the pointer.
+    unsafe { (*socket).indexed = 1 };
+}
+
+/// Takes back [`index`], for a socket that is connected to something else now.
+#[inline(always)]
+pub(crate) fn unindex(ctx: &SockAddrContext, socket: *mut Socket) {
+    // SAFETY: the verifier checked the pointer.
+    if unsafe { (*socket).indexed } == 0 {
+        return;
+    }
+    // An absent entry is what is wanted.
+    _ = UDP_PEERS.remove(cookie(ctx));
+    // SAFETY: as above.
+    unsafe { (*socket).indexed = 0 };
+}
+
+#[inline(always)]
+fn cookie(ctx: &SockAddrContext) -> u64 {
+    // SAFETY: the context is the hook's own.
+    unsafe { bpf_get_socket_cookie(ctx.sock_addr.cast()) }
+}
+
+#[inline(always)]
+fn read(socket: *mut Socket, index: usize) -> Flow {
+    // SAFETY: the index is below FLOWS, and the verifier checked the pointer.
+    unsafe { (&raw const (*socket).flows).cast::<Flow>().add(index & (FLOWS - 1)).read() }
+}
+
+#[inline(always)]
+fn write(socket: *mut Socket, index: usize, flow: Flow) {
+    // SAFETY: as above.
+    unsafe { (&raw mut (*socket).flows).cast::<Flow>().add(index & (FLOWS - 1)).write(flow) };
+}
+
+const _: () = assert!(FLOWS.is_power_of_two());
