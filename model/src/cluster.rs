@@ -64,7 +64,7 @@ impl Kind {
 }
 
 /// The cluster at one moment. Never changes; cloning copies a few pointers.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// Every Service that exists or that has slices.
     pub services: OrdMap<NamespacedName, Arc<ServiceState>>,
@@ -125,6 +125,8 @@ pub struct Cluster {
     snapshot: Snapshot,
     slices: BTreeMap<NamespacedName, Arc<EndpointSlice>>,
     slices_of: BTreeMap<NamespacedName, BTreeSet<NamespacedName>>,
+    /// Services whose slices changed and are not merged yet; empty between calls.
+    stale: BTreeSet<NamespacedName>,
     /// Per kind being listed: what existed before and has not been listed again yet.
     unlisted: BTreeMap<Kind, Unlisted>,
     listed: BTreeSet<Kind>,
@@ -145,6 +147,7 @@ impl Cluster {
             snapshot: Snapshot::default(),
             slices: BTreeMap::new(),
             slices_of: BTreeMap::new(),
+            stale: BTreeSet::new(),
             unlisted: BTreeMap::new(),
             listed: BTreeSet::new(),
         }
@@ -162,19 +165,36 @@ impl Cluster {
 
     /// Applies one change and says what it made differ. Applying a change twice changes nothing.
     pub fn apply(&mut self, change: Change) -> Dirty {
+        self.apply_all([change])
+    }
+
+    /// Applies changes in their order and says what they made differ together. The slices of a
+    /// Service are merged once for all of them, so that a Service of a thousand slices costs a
+    /// list of it a thousand steps and not a million.
+    pub fn apply_all(&mut self, changes: impl IntoIterator<Item = Change>) -> Dirty {
         let mut dirty = Dirty::default();
+        for change in changes {
+            self.record(change, &mut dirty);
+        }
+        for service in std::mem::take(&mut self.stale) {
+            self.remerge(&service, &mut dirty);
+        }
+        dirty
+    }
+
+    fn record(&mut self, change: Change, dirty: &mut Dirty) {
         match change {
             Change::ListBegins(kind) => self.list_begins(kind),
-            Change::ListDone(kind) => self.list_done(kind, &mut dirty),
-            Change::Service(service) => self.service(service, &mut dirty),
-            Change::ServiceGone(name) => self.service_gone(&name, &mut dirty),
-            Change::Slice(slice) => self.slice(slice, &mut dirty),
-            Change::SliceGone(name) => self.slice_gone(&name, &mut dirty),
+            Change::ListDone(kind) => self.list_done(kind, dirty),
+            Change::Service(service) => self.service(service, dirty),
+            Change::ServiceGone(name) => self.service_gone(&name, dirty),
+            Change::Slice(slice) => self.slice(slice),
+            Change::SliceGone(name) => self.slice_gone(&name),
             Change::Node(node) => {
                 self.seen(Kind::Node, |unlisted| unlisted.node = false);
-                self.set_node(Some(node), &mut dirty);
+                self.set_node(Some(node), dirty);
             }
-            Change::NodeGone => self.set_node(None, &mut dirty),
+            Change::NodeGone => self.set_node(None, dirty),
             Change::Namespace(name) => {
                 self.seen(Kind::Namespace, |unlisted| {
                     unlisted.namespaces.remove(&name);
@@ -183,12 +203,11 @@ impl Cluster {
                     dirty.namespaces.insert(name);
                 }
             }
-            Change::NamespaceGone(name) => self.namespace_gone(name, &mut dirty),
+            Change::NamespaceGone(name) => self.namespace_gone(name, dirty),
             Change::Problems { origin, problems } => {
-                self.problems(origin, problems, &mut dirty);
+                self.problems(origin, problems, dirty);
             }
         }
-        dirty
     }
 
     fn list_begins(&mut self, kind: Kind) {
@@ -219,7 +238,7 @@ impl Cluster {
         let gone = self.unlisted.remove(&kind).unwrap_or_default();
         for name in gone.objects {
             match kind {
-                Kind::EndpointSlice => self.slice_gone(&name, dirty),
+                Kind::EndpointSlice => self.slice_gone(&name),
                 Kind::Service | Kind::Node | Kind::Namespace => self.service_gone(&name, dirty),
             }
         }
@@ -243,14 +262,37 @@ impl Cluster {
         self.seen(Kind::Service, |unlisted| {
             unlisted.objects.remove(&name);
         });
-        self.update(name, dirty, |state| state.service = Some(service));
+        self.set_service(name, Some(service), dirty);
     }
 
     fn service_gone(&mut self, name: &NamespacedName, dirty: &mut Dirty) {
-        self.update(name.clone(), dirty, |state| state.service = None);
+        self.set_service(name.clone(), None, dirty);
     }
 
-    fn slice(&mut self, slice: Arc<EndpointSlice>, dirty: &mut Dirty) {
+    fn set_service(
+        &mut self,
+        name: NamespacedName,
+        service: Option<Arc<Service>>,
+        dirty: &mut Dirty,
+    ) {
+        let excluded = self.excludes_headless_slices(&name);
+        self.update(name.clone(), dirty, |state| state.service = service);
+        if self.excludes_headless_slices(&name) != excluded {
+            self.stale.insert(name);
+        }
+    }
+
+    /// A Service with a cluster IP is not served by slices labelled headless, as upstream's
+    /// watch leaves them out.
+    fn excludes_headless_slices(&self, name: &NamespacedName) -> bool {
+        self.snapshot
+            .services
+            .get(name)
+            .and_then(|state| state.service.as_ref())
+            .is_some_and(|service| !service.cluster_ips.is_empty())
+    }
+
+    fn slice(&mut self, slice: Arc<EndpointSlice>) {
         let name = slice.name.clone();
         self.seen(Kind::EndpointSlice, |unlisted| {
             unlisted.objects.remove(&name);
@@ -262,39 +304,36 @@ impl Cluster {
         if let Some(before) = before
             && before.service != service
         {
-            self.forget_slice_of(&before.service, &name, dirty);
+            self.forget_slice_of(&before.service, &name);
         }
-        self.remerge(&service, dirty);
+        self.stale.insert(service);
     }
 
-    fn slice_gone(&mut self, name: &NamespacedName, dirty: &mut Dirty) {
+    fn slice_gone(&mut self, name: &NamespacedName) {
         if let Some(slice) = self.slices.remove(name) {
-            self.forget_slice_of(&slice.service, name, dirty);
+            self.forget_slice_of(&slice.service, name);
         }
     }
 
-    fn forget_slice_of(
-        &mut self,
-        service: &NamespacedName,
-        slice: &NamespacedName,
-        dirty: &mut Dirty,
-    ) {
+    fn forget_slice_of(&mut self, service: &NamespacedName, slice: &NamespacedName) {
         if let Some(slices) = self.slices_of.get_mut(service) {
             slices.remove(slice);
             if slices.is_empty() {
                 self.slices_of.remove(service);
             }
         }
-        self.remerge(service, dirty);
+        self.stale.insert(service.clone());
     }
 
     fn remerge(&mut self, service: &NamespacedName, dirty: &mut Dirty) {
+        let no_headless = self.excludes_headless_slices(service);
         let slices = self
             .slices_of
             .get(service)
             .into_iter()
             .flatten()
-            .filter_map(|name| self.slices.get(name));
+            .filter_map(|name| self.slices.get(name))
+            .filter(|slice| !(no_headless && slice.headless));
         let merged = merge(&self.node_name, slices);
         self.update(service.clone(), dirty, |state| {
             if *state.endpoints != merged {

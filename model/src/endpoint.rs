@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::name::{Family, NamespacedName, Protocol};
 
@@ -23,6 +24,11 @@ pub struct EndpointSlice {
     /// The annotation `fairlead.dev/weight`: how much of the Service's traffic each endpoint of
     /// this slice takes, relative to the others; `None` when absent.
     pub weight: Option<u16>,
+    /// The label `service.kubernetes.io/headless` is present: names are made of it, but no cluster
+    /// IP leads to it.
+    pub headless: bool,
+    /// The annotation `endpoints.kubernetes.io/last-change-trigger-time`, since the epoch.
+    pub last_change_trigger: Option<Duration>,
 }
 
 /// One entry of an `EndpointSlice`'s `ports`.

@@ -13,12 +13,12 @@
 
 #![forbid(unsafe_code)]
 
-pub mod name;
-pub mod service;
+pub mod cluster;
 pub mod endpoint;
+pub mod feed;
+pub mod name;
 pub mod node;
 pub mod problem;
+pub mod service;
 pub mod slices;
-pub mod cluster;
-pub mod feed;
 pub mod source;

@@ -5,8 +5,10 @@
 //! result whatever their order: a local copy wins, then the more usable one, and hints are united.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::endpoint::{Conditions, Endpoint, EndpointSlice, Hints};
 use crate::name::{Family, Protocol};
@@ -16,6 +18,11 @@ use crate::name::{Family, Protocol};
 pub struct MergedEndpoints {
     /// For each port name and protocol, the endpoints of both families, ordered by address.
     pub ports: BTreeMap<(Arc<str>, Protocol), Arc<[MergedEndpoint]>>,
+    /// The endpoints of slices that list no port, as those of a headless Service without ports
+    /// are; ordered by address, the port number 0.
+    pub portless: Arc<[MergedEndpoint]>,
+    /// The latest `endpoints.kubernetes.io/last-change-trigger-time` of all slices, since the epoch.
+    pub last_change_trigger: Option<Duration>,
 }
 
 impl MergedEndpoints {
@@ -61,26 +68,20 @@ pub fn merge<'a>(
     node_name: &str,
     slices: impl IntoIterator<Item = &'a Arc<EndpointSlice>>,
 ) -> MergedEndpoints {
-    let (mirrored, real): (Vec<_>, Vec<_>) =
-        slices.into_iter().partition(|slice| slice.mirrored);
+    let (mirrored, real): (Vec<_>, Vec<_>) = slices.into_iter().partition(|slice| slice.mirrored);
     let counted = if real.is_empty() { mirrored } else { real };
 
-    let mut ports: BTreeMap<(Arc<str>, Protocol), BTreeMap<SocketAddr, MergedEndpoint>> =
-        BTreeMap::new();
+    let mut ports: BTreeMap<(Arc<str>, Protocol), ByAddress> = BTreeMap::new();
+    let mut portless = ByAddress::new();
+    let mut last_change_trigger = None;
     for slice in counted {
+        last_change_trigger = last_change_trigger.max(slice.last_change_trigger);
+        if slice.ports.is_empty() {
+            add(&mut portless, node_name, slice, 0);
+        }
         for port in &slice.ports {
             let of_port = ports.entry((Arc::clone(&port.name), port.protocol)).or_default();
-            for endpoint in &slice.endpoints {
-                let copy = merged_endpoint(node_name, endpoint, port.port, slice.weight);
-                match of_port.entry(copy.address) {
-                    std::collections::btree_map::Entry::Vacant(free) => {
-                        free.insert(copy);
-                    }
-                    std::collections::btree_map::Entry::Occupied(mut other) => {
-                        other.get_mut().unite(copy);
-                    }
-                }
-            }
+            add(of_port, node_name, slice, port.port);
         }
     }
     MergedEndpoints {
@@ -88,6 +89,22 @@ pub fn merge<'a>(
             .into_iter()
             .map(|(port, endpoints)| (port, endpoints.into_values().collect()))
             .collect(),
+        portless: portless.into_values().collect(),
+        last_change_trigger,
+    }
+}
+
+type ByAddress = BTreeMap<SocketAddr, MergedEndpoint>;
+
+fn add(to: &mut ByAddress, node_name: &str, slice: &EndpointSlice, port: u16) {
+    for endpoint in &slice.endpoints {
+        let copy = merged_endpoint(node_name, endpoint, port, slice.weight);
+        match to.entry(copy.address) {
+            Entry::Vacant(free) => {
+                free.insert(copy);
+            }
+            Entry::Occupied(mut other) => other.get_mut().unite(copy),
+        }
     }
 }
 
@@ -132,6 +149,7 @@ impl MergedEndpoint {
             ready,
             serving && terminating,
             serving,
+            !terminating,
             self.weight,
             self.zone.clone(),
             self.hostname.clone(),
