@@ -1,1 +1,19 @@
-//! .
+//! From a snapshot of the cluster to what the kernel does.
+//!
+//! ```text
+//!  Snapshot ─▶ select ─▶ plan ─▶ delta ─▶ ops ─▶ backend ─▶ kernel
+//!              who may   what    desired         ebpf, nftables,
+//!              serve     the     minus           iptables, ipvs,
+//!                        kernel  actual          fake
+//!                        must do
+//! ```
+//!
+//! `select`, `plan` and `delta` are pure: no clock, randomness, file, socket, task or log. Read
+//! the modules in this order.
+
+pub mod backend;
+pub mod by_family;
+pub mod config;
+pub mod delta;
+pub mod plan;
+pub mod select;

@@ -1,0 +1,415 @@
+//! One Service's part of the plan.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use model::cluster::ServiceState;
+use model::name::{Family, Protocol, ServicePortName};
+use model::node::Node;
+use model::problem::Problem;
+use model::service::{Service, ServicePort, ServiceType, TrafficPolicy};
+use model::slices::MergedEndpoint;
+
+use crate::backend::Unsupported;
+use crate::by_family::ByFamily;
+use crate::config::{ExternalIps, NodeConfig};
+use crate::plan::{
+    At, Endpoint, EndpointSet, Frontend, FrontendKey, FrontendKind, HealthCheck, Masquerade, Route,
+    Routes, ServicePlan, Settings, Target, Undefined,
+};
+use crate::select::{Place, Policies, Selection, select};
+
+/// What a Service's part of the plan depends on besides the Service: the node.
+pub(crate) struct Context<'a> {
+    pub(crate) config: &'a NodeConfig,
+    pub(crate) settings: &'a Settings,
+    pub(crate) node: Option<&'a Node>,
+    pub(crate) supports: &'a dyn Fn(&Frontend) -> Result<(), Unsupported>,
+}
+
+impl Context<'_> {
+    /// What a Service asks for by itself; `None` if that is nothing.
+    pub(crate) fn service(&self, state: &ServiceState) -> Option<ServicePlan> {
+        let service = state.service.as_deref()?;
+        if service.cluster_ips.is_empty() {
+            return None;
+        }
+        if !service.is_routed() {
+            // Allocated, though not to us: not to be dropped as if it were nobody's.
+            let addresses = service.cluster_ips.iter().map(|ip| (*ip, Undefined::Leave)).collect();
+            return Some(ServicePlan {
+                created: service.created,
+                addresses,
+                ..ServicePlan::default()
+            });
+        }
+        let mut build = ServiceBuild::new(self, state, service);
+        for family in Family::ALL {
+            if let Some(cluster_ip) = service.cluster_ip(family) {
+                build.family(family, cluster_ip);
+            }
+        }
+        Some(build.finish())
+    }
+
+    pub(crate) fn place(&self) -> Place<'_> {
+        Place {
+            node: &self.config.node_name,
+            zone: self.node.and_then(|node| node.zone.as_deref()),
+        }
+    }
+
+    fn is_own(&self, address: &IpAddr) -> bool {
+        self.node.is_some_and(|node| node.addresses.contains(address))
+            || *self.settings.node_ips.get(Family::of(address)) == Some(*address)
+    }
+}
+
+/// A Service's part of the plan, half built.
+struct ServiceBuild<'a> {
+    context: &'a Context<'a>,
+    state: &'a ServiceState,
+    service: &'a Service,
+    frontends: BTreeMap<FrontendKey, Arc<Frontend>>,
+    addresses: BTreeMap<IpAddr, Undefined>,
+    local_ready: BTreeSet<IpAddr>,
+    plan: ServicePlan,
+}
+
+/// What the frontends of one Service port and family have in common.
+struct PortBuild<'a> {
+    port: &'a ServicePort,
+    family: Family,
+    name: ServicePortName,
+    internal: Routes,
+    external: Routes,
+    serving: Arc<[SocketAddr]>,
+}
+
+impl<'a> ServiceBuild<'a> {
+    fn new(context: &'a Context<'a>, state: &'a ServiceState, service: &'a Service) -> Self {
+        Self {
+            context,
+            state,
+            service,
+            frontends: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            local_ready: BTreeSet::new(),
+            plan: ServicePlan { created: service.created, ..ServicePlan::default() },
+        }
+    }
+
+    fn family(&mut self, family: Family, cluster_ip: IpAddr) {
+        let vips = self.usable(family, FrontendKind::LoadBalancer);
+        let external_ips = self.usable(family, FrontendKind::ExternalIp);
+        let source_ranges = self.source_ranges(family, &vips);
+        self.own(cluster_ip, Undefined::Reject);
+        for address in vips.iter().chain(&external_ips) {
+            self.own(*address, Undefined::Leave);
+        }
+        let has_addresses = !(vips.is_empty() && external_ips.is_empty());
+        for port in &self.service.ports {
+            let build = self.port(family, port, has_addresses);
+            self.frontend(&build, FrontendKind::ClusterIp, At::Address(cluster_ip), None);
+            for vip in &vips {
+                let ranges = source_ranges.clone();
+                self.frontend(&build, FrontendKind::LoadBalancer, At::Address(*vip), ranges);
+            }
+            for ip in &external_ips {
+                self.frontend(&build, FrontendKind::ExternalIp, At::Address(*ip), None);
+            }
+            if port.node_port != 0 {
+                self.frontend(&build, FrontendKind::NodePort, At::NodePort(family), None);
+            }
+        }
+    }
+
+    /// The addresses of one kind and family that may be served, in order.
+    fn usable(&mut self, family: Family, kind: FrontendKind) -> Vec<IpAddr> {
+        let service = self.service;
+        let addresses = match kind {
+            FrontendKind::LoadBalancer => &service.load_balancer_vips,
+            _ => &service.external_ips,
+        };
+        let mut usable = BTreeSet::new();
+        for address in addresses.iter().filter(|address| Family::of(address) == family) {
+            match self.refusal(address, kind) {
+                Some(reason) => self.problem(kind.field(), reason),
+                None => {
+                    usable.insert(*address);
+                }
+            }
+        }
+        usable.into_iter().collect()
+    }
+
+    fn refusal(&self, address: &IpAddr, kind: FrontendKind) -> Option<String> {
+        if address.is_loopback() || address.is_unspecified() || address.is_multicast() {
+            return Some(format!("{address} is no address that a Service can have; remove it"));
+        }
+        if kind != FrontendKind::ExternalIp {
+            return None;
+        }
+        match &self.context.config.external_ips {
+            ExternalIps::Any => None,
+            ExternalIps::Off => Some(format!(
+                "{address} is left out: the feature gate AllowServiceExternalIPs is off"
+            )),
+            ExternalIps::Within(ranges) if ranges.iter().any(|range| range.contains(address)) => {
+                None
+            }
+            ExternalIps::Within(_) => Some(format!(
+                "{address} is left out: it is in none of the ranges allowed for external IPs"
+            )),
+        }
+    }
+
+    /// Which sources may use the load balancer's VIPs; `None` is all.
+    fn source_ranges(&self, family: Family, vips: &[IpAddr]) -> Option<Arc<[IpNet]>> {
+        let mut ranges: BTreeSet<IpNet> = self
+            .service
+            .load_balancer_source_ranges
+            .iter()
+            .filter(|range| Family::of(&range.addr()) == family)
+            .map(IpNet::trunc)
+            .collect();
+        if ranges.is_empty() || ranges.iter().any(|range| range.prefix_len() == 0) {
+            return None;
+        }
+        // A node that may use the Service may do so with the VIP as its source, too: that is what
+        // a host to which the VIP is bound picks.
+        let node_ip = self.context.settings.node_ips.get(family);
+        if node_ip.is_some_and(|ip| ranges.iter().any(|range| range.contains(&ip))) {
+            ranges.extend(vips.iter().copied().map(IpNet::from));
+        }
+        Some(ranges.into_iter().collect())
+    }
+
+    fn own(&mut self, address: IpAddr, undefined: Undefined) {
+        let undefined = if self.context.is_own(&address) { Undefined::NodePort } else { undefined };
+        let known = self.addresses.entry(address).or_insert(undefined);
+        *known = undefined.min(*known);
+    }
+
+    fn port(
+        &mut self,
+        family: Family,
+        port: &'a ServicePort,
+        has_addresses: bool,
+    ) -> PortBuild<'a> {
+        let endpoints: Vec<&MergedEndpoint> =
+            self.state.endpoints.of(&port.name, port.protocol, family).collect();
+        let policies = Policies {
+            internal_local: self.service.internal_traffic_policy == TrafficPolicy::Local,
+            external_local: self.service.external_traffic_policy == TrafficPolicy::Local,
+            externally_accessible: has_addresses || port.node_port != 0,
+        };
+        let selection = select(&endpoints, &policies, self.context.place());
+        self.count(family, &endpoints, &policies, &selection);
+        let sets = Sets {
+            cluster: set(&selection.cluster),
+            local: set(&selection.local),
+            has_any: selection.has_any,
+        };
+        PortBuild {
+            port,
+            family,
+            name: ServicePortName {
+                service: self.service.name.clone(),
+                port: Arc::clone(&port.name),
+                protocol: port.protocol,
+            },
+            internal: self.internal(family, &sets, policies.internal_local),
+            external: external(&sets, policies.external_local),
+            serving: endpoints
+                .iter()
+                .filter(|endpoint| endpoint.conditions.serving)
+                .map(|endpoint| endpoint.address)
+                .collect(),
+        }
+    }
+
+    fn count(
+        &mut self,
+        family: Family,
+        endpoints: &[&MergedEndpoint],
+        policies: &Policies,
+        selection: &Selection<'_>,
+    ) {
+        self.local_ready.extend(
+            endpoints
+                .iter()
+                .filter(|endpoint| endpoint.local && endpoint.conditions.ready)
+                .map(|endpoint| endpoint.address.ip()),
+        );
+        if !selection.has_any || !selection.local.is_empty() {
+            return;
+        }
+        if policies.internal_local {
+            *self.plan.no_local_endpoints.internal.get_mut(family) += 1;
+        }
+        if policies.external_local && policies.externally_accessible {
+            *self.plan.no_local_endpoints.external.get_mut(family) += 1;
+        }
+    }
+
+    /// The routes of a cluster IP. Without a way to tell pods, all sources count as pods.
+    fn internal(&self, family: Family, sets: &Sets, local: bool) -> Routes {
+        let target = if local { sets.local() } else { sets.cluster() };
+        let has_detector = self.context.settings.pods.get(family).is_some();
+        let masquerade = |not_a_pod| {
+            if self.context.config.masquerade_all || (has_detector && not_a_pod) {
+                Masquerade::Always
+            } else {
+                Masquerade::Hairpin
+            }
+        };
+        Routes {
+            pod: Route { target: target.clone(), masquerade: masquerade(false) },
+            node: Route { target: target.clone(), masquerade: masquerade(true) },
+            outside: Route { target, masquerade: masquerade(true) },
+        }
+    }
+
+    fn frontend(
+        &mut self,
+        build: &PortBuild<'_>,
+        kind: FrontendKind,
+        at: At,
+        source_ranges: Option<Arc<[IpNet]>>,
+    ) {
+        let (port, routes) = match kind {
+            FrontendKind::ClusterIp => (build.port.port, &build.internal),
+            FrontendKind::NodePort => (build.port.node_port, &build.external),
+            FrontendKind::LoadBalancer | FrontendKind::ExternalIp => {
+                (build.port.port, &build.external)
+            }
+        };
+        let key = FrontendKey { at, port, protocol: build.port.protocol };
+        if kind == FrontendKind::ExternalIp && self.is_protected(&key) {
+            self.problem(
+                kind.field(),
+                format!(
+                    "{key} is a port that this node itself is reached by; allow its address for \
+                     external IPs if that is meant"
+                ),
+            );
+            return;
+        }
+        let frontend = Frontend {
+            service: build.name.clone(),
+            kind,
+            routes: routes.clone(),
+            source_ranges,
+            affinity: self.service.session_affinity,
+            serving: Arc::clone(&build.serving),
+        };
+        if let Err(unsupported) = (self.context.supports)(&frontend) {
+            self.problem(&unsupported.field, format!("{key}: {}", unsupported.reason));
+            return;
+        }
+        match self.frontends.get(&key).map(Arc::clone) {
+            None => {
+                self.frontends.insert(key, Arc::new(frontend));
+            }
+            // One address in two fields of one Service: the first kind says more about it.
+            Some(other) if other.service == frontend.service => {}
+            Some(other) => self.problem(
+                "spec.ports",
+                format!(
+                    "{key} is asked for by port {:?} and by port {:?}, and served for the first; \
+                     change one of the two",
+                    other.service.port, frontend.service.port
+                ),
+            ),
+        }
+        debug_assert_eq!(build.family, at.family());
+    }
+
+    /// Taking a node's own ports away needs to be allowed by name (CVE-2020-8554).
+    fn is_protected(&self, key: &FrontendKey) -> bool {
+        let config = self.context.config;
+        let At::Address(address) = key.at else { return false };
+        config.external_ips == ExternalIps::Any
+            && key.protocol == Protocol::Tcp
+            && config.protected_ports.contains(&key.port)
+            && self.context.is_own(&address)
+    }
+
+    fn problem(&mut self, field: &str, reason: impl std::fmt::Display) {
+        let object = format_args!("Service {}", self.service.name).to_string();
+        self.plan.problems.push(Problem::new(object, field, reason));
+    }
+
+    fn finish(self) -> ServicePlan {
+        let mut plan = self.plan;
+        if self.service.service_type == ServiceType::LoadBalancer
+            && self.service.external_traffic_policy == TrafficPolicy::Local
+            && self.service.health_check_node_port != 0
+        {
+            let count =
+                |family| self.local_ready.iter().filter(|ip| Family::of(ip) == family).count();
+            plan.health_check = Some(HealthCheck {
+                port: self.service.health_check_node_port,
+                local_endpoints: ByFamily::from_fn(count),
+            });
+        }
+        plan.frontends = self.frontends.into_iter().collect();
+        plan.addresses = self.addresses.into_iter().collect();
+        plan.problems.sort_unstable();
+        plan
+    }
+}
+
+/// The endpoint sets of one Service port and family.
+struct Sets {
+    cluster: Option<EndpointSet>,
+    local: Option<EndpointSet>,
+    has_any: bool,
+}
+
+impl Sets {
+    fn cluster(&self) -> Target {
+        self.cluster.clone().map_or(Target::Reject, Target::Endpoints)
+    }
+
+    fn local(&self) -> Target {
+        match &self.local {
+            Some(set) => Target::Endpoints(set.clone()),
+            None if self.has_any => Target::Drop,
+            None => Target::Reject,
+        }
+    }
+}
+
+/// The routes of a node port, a load balancer's VIP or an external IP.
+fn external(sets: &Sets, local: bool) -> Routes {
+    let cluster = Route { target: sets.cluster(), masquerade: Masquerade::Always };
+    if !local {
+        return Routes::same(&cluster);
+    }
+    // What this node's pods and the node itself send has not left the cluster: the policy is for
+    // traffic from outside (the "short circuit").
+    Routes {
+        pod: Route { target: sets.cluster(), masquerade: Masquerade::Hairpin },
+        node: cluster,
+        outside: Route { target: sets.local(), masquerade: Masquerade::Hairpin },
+    }
+}
+
+fn set(endpoints: &[&MergedEndpoint]) -> Option<EndpointSet> {
+    // Weight 0 asks for no traffic, which is fulfilled while there is another endpoint.
+    let all_zero = endpoints.iter().all(|endpoint| endpoint.weight == Some(0));
+    let usable = endpoints
+        .iter()
+        .filter(|endpoint| all_zero || endpoint.weight != Some(0))
+        .map(|endpoint| Endpoint {
+            address: endpoint.address,
+            weight: if all_zero { 1 } else { endpoint.weight.unwrap_or(1) },
+            local: endpoint.local,
+        })
+        .collect();
+    EndpointSet::new(usable)
+}

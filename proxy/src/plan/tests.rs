@@ -1,0 +1,122 @@
+//! The planner on clusters built by hand. What a Service means is held by `tests/cases/service`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use model::cluster::{Change, Cluster, Dirty};
+use model::endpoint::{Conditions, Endpoint, EndpointPort, EndpointSlice};
+use model::name::{Family, NamespacedName, Protocol};
+use model::service::{Service, ServicePort, ServiceType, TrafficPolicy};
+
+use crate::config::NodeConfig;
+use crate::plan::{At, FrontendKey, FrontendKind, Planner, Target, plan};
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn service(name: &str, cluster_ip: &str) -> Service {
+    Service {
+        name: NamespacedName::new("shop", name),
+        created: 0,
+        service_type: ServiceType::ClusterIp,
+        cluster_ips: vec![ip(cluster_ip)],
+        headless: false,
+        ports: vec![ServicePort {
+            name: "".into(),
+            protocol: Protocol::Tcp,
+            port: 80,
+            node_port: 0,
+        }],
+        external_ips: Vec::new(),
+        load_balancer_vips: Vec::new(),
+        load_balancer_source_ranges: Vec::new(),
+        external_traffic_policy: TrafficPolicy::Cluster,
+        internal_traffic_policy: TrafficPolicy::Cluster,
+        session_affinity: None,
+        health_check_node_port: 0,
+        foreign_proxy: false,
+        capture: true,
+    }
+}
+
+fn slice(service: &str, addresses: &[&str]) -> EndpointSlice {
+    EndpointSlice {
+        name: NamespacedName::new("shop", format!("{service}-1")),
+        service: NamespacedName::new("shop", service),
+        family: Family::V4,
+        ports: vec![EndpointPort { name: "".into(), protocol: Protocol::Tcp, port: 8080 }],
+        endpoints: addresses
+            .iter()
+            .map(|address| Endpoint {
+                address: ip(address),
+                conditions: Conditions::default(),
+                node_name: None,
+                zone: None,
+                hints: None,
+                hostname: None,
+                pod: None,
+            })
+            .collect(),
+        mirrored: false,
+        weight: None,
+    }
+}
+
+fn key(address: &str) -> FrontendKey {
+    FrontendKey { at: At::Address(ip(address)), port: 80, protocol: Protocol::Tcp }
+}
+
+#[test]
+fn a_cluster_ip_leads_to_the_endpoints_of_its_port() {
+    let mut cluster = Cluster::new("node-a");
+    cluster.apply(Change::Service(Arc::new(service("web", "10.96.0.10"))));
+    cluster.apply(Change::Slice(Arc::new(slice("web", &["10.0.0.2", "10.0.0.1"]))));
+
+    let plan = plan(&cluster.snapshot(), &NodeConfig::new("node-a"));
+
+    let frontend = plan.frontends.get(&key("10.96.0.10")).unwrap();
+    assert_eq!(frontend.kind, FrontendKind::ClusterIp);
+    let Target::Endpoints(set) = &frontend.routes.pod.target else { panic!("{frontend:?}") };
+    let addresses: Vec<SocketAddr> = set.iter().map(|endpoint| endpoint.address).collect();
+    assert_eq!(addresses, ["10.0.0.1:8080".parse().unwrap(), "10.0.0.2:8080".parse().unwrap()]);
+}
+
+#[test]
+fn the_loser_of_an_address_takes_it_over_when_the_winner_goes() {
+    let mut cluster = Cluster::new("node-a");
+    let mut planner = Planner::new(NodeConfig::new("node-a"));
+    let mut late = service("late", "10.96.0.1");
+    let mut early = service("early", "10.96.0.2");
+    late.external_ips = vec![ip("203.0.113.1")];
+    late.created = 2;
+    early.external_ips = vec![ip("203.0.113.1")];
+    early.created = 1;
+    let winner = |planner: &Planner| {
+        planner
+            .plan()
+            .frontends
+            .get(&key("203.0.113.1"))
+            .map(|frontend| frontend.service.to_string())
+    };
+
+    cluster.apply(Change::Service(Arc::new(late)));
+    planner.replan(&cluster.snapshot(), &Dirty::everything());
+    assert_eq!(winner(&planner).as_deref(), Some("shop/late"));
+
+    let dirty = cluster.apply(Change::Service(Arc::new(early.clone())));
+    planner.replan(&cluster.snapshot(), &dirty);
+    assert_eq!(winner(&planner).as_deref(), Some("shop/early"));
+    let problems: Vec<String> = planner.plan().problems().map(ToString::to_string).collect();
+    assert_eq!(
+        problems,
+        ["Service shop/late: spec.externalIPs: 203.0.113.1:80/tcp is already served for Service \
+             shop/early (external-ip); remove it from one of the two"]
+    );
+
+    let dirty = cluster.apply(Change::ServiceGone(early.name));
+    let change = planner.replan(&cluster.snapshot(), &dirty);
+    assert_eq!(winner(&planner).as_deref(), Some("shop/late"));
+    assert_eq!(planner.plan().problems().count(), 0);
+    assert!(change.problems);
+}
