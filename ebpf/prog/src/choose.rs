@@ -1,9 +1,11 @@
 //! From the address named to the endpoint used.
 
+use core::ffi::c_void;
+
 use abi::counter::Counter;
 use abi::endpoint::{Head, pick};
 use abi::frontend::FrontendKey;
-use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
+use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_loop};
 
 use crate::maps::{ENDPOINTS, FRONTENDS, HEADS, count};
 use crate::peer::Peer;
@@ -11,10 +13,6 @@ use crate::peer::Peer;
 /// How often a set is looked at before giving up. Between two looks the set must have been replaced
 /// *and* its place reused, which user space delays by a second: more than two never happens.
 const LOOKS: u32 = 3;
-
-/// How many endpoints are searched for the one that an unconnected socket used before its set
-/// changed; beyond that it is given another.
-const SEARCH: u32 = 4096;
 
 /// What a set offers.
 pub(crate) enum Choice {
@@ -71,16 +69,33 @@ pub(crate) fn still_serves(slot: u32, endpoint_then: Peer, generation_then: u32)
     if head.generation() == generation_then {
         return Some(generation_then);
     }
-    for index in 0..SEARCH {
-        if index >= head.length() {
-            return None;
-        }
-        let now = endpoint(head, index)?;
-        if now.port == endpoint_then.port && now.addr == endpoint_then.addr {
-            return Some(head.generation());
-        }
+    let mut search = Search { head, wanted: endpoint_then, found: 0 };
+    // SAFETY: the callback has the form that bpf_loop wants, and its context outlives the call.
+    unsafe {
+        bpf_loop(head.length(), look_at as *mut c_void, (&raw mut search).cast(), 0);
     }
-    None
+    (search.found == 1).then_some(head.generation())
+}
+
+/// A search through a set: the verifier checks its body once, however long the set.
+struct Search {
+    head: Head,
+    wanted: Peer,
+    found: u32,
+}
+
+/// Returns 1 to end the loop.
+#[inline(never)]
+extern "C" fn look_at(index: u32, search: *mut Search) -> i64 {
+    // SAFETY: `bpf_loop` passes the context that it was given.
+    let search = unsafe { &mut *search };
+    match endpoint(search.head, index) {
+        Some(now) if now.port == search.wanted.port && now.addr == search.wanted.addr => {
+            search.found = 1;
+            1
+        }
+        _ => 0,
+    }
 }
 
 #[inline(always)]

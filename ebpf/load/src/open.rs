@@ -1,0 +1,330 @@
+//! Opens the dataplane: programs loaded, a former process's maps adopted, nothing attached yet.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use abi::counter::Counter;
+use abi::frontend::{FrontendKey, FrontendValue};
+use abi::socket::UdpPeer;
+use aya::maps::{Map, MapData, MapError};
+use aya::programs::ProgramError;
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use thiserror::Error;
+
+use crate::activate::{self, ActivateError};
+use crate::endpoints::Endpoints;
+use crate::heads::Heads;
+use crate::object::{self, ReadObjectError};
+use crate::pins::{LockError, MAPS, Pins, WriterLock};
+use crate::probe::{self, ProbeError};
+use crate::{mountinfo, sys};
+
+/// What to open, and where.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// A directory on bpffs, this node's own.
+    pub bpffs: PathBuf,
+    /// The cgroup v2 directory above every pod; the hierarchy's root when absent.
+    pub cgroup: Option<PathBuf>,
+    /// An object file in the place of the embedded one.
+    pub object: Option<PathBuf>,
+    /// How much fits.
+    pub capacity: Capacity,
+}
+
+/// How many entries the maps have that user space writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    /// Frontends (an address, port and protocol of a Service).
+    pub frontends: u32,
+    /// Endpoints over all sets, those included that are being replaced.
+    pub endpoints: u32,
+}
+
+impl Default for Capacity {
+    /// 65,536 frontends and 524,288 endpoints: about 20 MiB of kernel memory.
+    fn default() -> Self {
+        Self { frontends: 65_536, endpoints: 524_288 }
+    }
+}
+
+/// A loaded dataplane. Dropping it leaves everything as it is in the kernel, and removes what was
+/// never activated.
+#[derive(Debug)]
+pub struct Dataplane {
+    ebpf: Ebpf,
+    /// `HEADS`.
+    pub heads: Heads,
+    /// `ENDPOINTS`.
+    pub endpoints: Endpoints,
+    pins: Pins,
+    cgroup: PathBuf,
+    adopted: bool,
+    _lock: WriterLock,
+}
+
+/// Why a dataplane cannot be opened. Nothing was attached.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The machine lacks something.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    /// Another writer, or an unusable directory.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// There is no object.
+    #[error(transparent)]
+    Object(#[from] ReadObjectError),
+    /// Another Fairlead, with a bpffs directory of its own, serves this cgroup.
+    #[error(
+        "another fairlead process is attached to cgroup {cgroup} and pins elsewhere; \
+         find it (bpftool cgroup show {cgroup}), and end it with its own `fairlead cleanup`",
+        cgroup = cgroup.display()
+    )]
+    Foreign {
+        /// The cgroup.
+        cgroup: PathBuf,
+    },
+    /// The object was refused.
+    #[error("cannot load the eBPF object: {0}")]
+    Load(#[source] EbpfError),
+    /// A program was refused.
+    #[error("the kernel refuses the eBPF program {name}: {source}")]
+    Program {
+        /// Its name.
+        name: String,
+        /// The verifier's words.
+        source: ProgramError,
+    },
+    /// A map is not as expected.
+    #[error("cannot use the eBPF map {name}: {source}")]
+    Map {
+        /// Its name.
+        name: &'static str,
+        /// Why.
+        source: MapError,
+    },
+    /// A map's memory cannot be mapped, or a directory is in the way.
+    #[error("cannot use {what}: {source}")]
+    Io {
+        /// What was being used.
+        what: String,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+impl Dataplane {
+    /// Opens the dataplane of a node.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; nothing is attached, pinned or left behind then.
+    pub fn open(config: &Config) -> Result<Self, OpenError> {
+        probe::privilege_and_kernel()?;
+        let cgroup = match &config.cgroup {
+            Some(cgroup) => cgroup.clone(),
+            None => mountinfo::cgroup2_mount().ok_or(ProbeError::NoCgroup2)?,
+        };
+        probe::cgroup2(&cgroup)?;
+        probe::bpffs(&config.bpffs)?;
+        let object = object::read(config.object.as_deref())?;
+
+        let pins = Pins::new(&config.bpffs);
+        let lock = pins.lock()?;
+        let opened = refuse_foreign(&cgroup, &pins)
+            .and_then(|()| Self::load(&object, config.capacity, pins.clone(), cgroup, lock));
+        if opened.is_err() {
+            pins.remove_if_empty();
+        }
+        opened
+    }
+
+    fn load(
+        object: &[u8],
+        capacity: Capacity,
+        pins: Pins,
+        cgroup: PathBuf,
+        lock: WriterLock,
+    ) -> Result<Self, OpenError> {
+        pins.sweep()
+            .map_err(|source| OpenError::Io { what: pins.dir().display().to_string(), source })?;
+        let reused = reusable(&pins, capacity);
+        let mut loader = EbpfLoader::new();
+        loader
+            .map_max_entries("FRONTENDS", capacity.frontends)
+            .map_max_entries("HEADS", capacity.frontends)
+            .map_max_entries("ENDPOINTS", capacity.endpoints);
+        for name in &reused {
+            loader.map_pin_path(name, pins.map(name));
+        }
+        let mut ebpf = loader.load(object).map_err(OpenError::Load)?;
+        load_programs(&mut ebpf)?;
+
+        let io = |what: &str| {
+            let what = what.to_owned();
+            move |source| OpenError::Io { what, source }
+        };
+        let heads = Heads::new(array(&ebpf, "HEADS")?.fd().as_fd(), capacity.frontends)
+            .map_err(io("the eBPF map HEADS"))?;
+        let endpoints = Endpoints::new(array(&ebpf, "ENDPOINTS")?.fd().as_fd(), capacity.endpoints)
+            .map_err(io("the eBPF map ENDPOINTS"))?;
+        let adopted = reused.contains(&"FRONTENDS");
+        Ok(Self { ebpf, heads, endpoints, pins, cgroup, adopted, _lock: lock })
+    }
+
+    /// Whether the maps that user space writes were left by a former process.
+    pub fn adopted(&self) -> bool {
+        self.adopted
+    }
+
+    /// The cgroup whose sockets are translated once this is active.
+    pub fn cgroup(&self) -> &Path {
+        &self.cgroup
+    }
+
+    /// `FRONTENDS`.
+    ///
+    /// # Errors
+    /// The object has no such map.
+    pub fn frontends(
+        &mut self,
+    ) -> Result<aya::maps::HashMap<&mut MapData, FrontendKey, FrontendValue>, OpenError> {
+        typed(&mut self.ebpf, "FRONTENDS")
+    }
+
+    /// `UDP_PEERS`, by socket cookie.
+    ///
+    /// # Errors
+    /// The object has no such map.
+    pub fn udp_peers(
+        &mut self,
+    ) -> Result<aya::maps::HashMap<&mut MapData, u64, UdpPeer>, OpenError> {
+        typed(&mut self.ebpf, "UDP_PEERS")
+    }
+
+    /// What the programs counted since the maps were made, summed over the CPUs.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn counters(&mut self) -> Result<Vec<(Counter, u64)>, OpenError> {
+        let map: aya::maps::PerCpuArray<&mut MapData, u64> = typed(&mut self.ebpf, "COUNTERS")?;
+        Counter::ALL
+            .into_iter()
+            .map(|counter| {
+                let values = map
+                    .get(&(counter as u32), 0)
+                    .map_err(|source| OpenError::Map { name: "COUNTERS", source })?;
+                Ok((counter, values.iter().sum()))
+            })
+            .collect()
+    }
+
+    /// Pins the maps and attaches the programs, or swaps them for those that a former process
+    /// attached. Fill the maps before.
+    ///
+    /// # Errors
+    /// Something cannot be pinned or attached; what this call attached is taken back.
+    pub fn activate(&mut self) -> Result<(), ActivateError> {
+        activate::activate(&mut self.ebpf, &self.pins, &self.cgroup)
+    }
+
+    /// No new connection or send is translated from here on; answers and names of old ones are.
+    ///
+    /// # Errors
+    /// A link cannot be removed.
+    pub fn drain(&self) -> Result<(), ActivateError> {
+        activate::drain(&self.pins)
+    }
+
+    /// Removes every link and map, and the directory.
+    ///
+    /// # Errors
+    /// Something cannot be removed.
+    pub fn retire(&self) -> std::io::Result<()> {
+        self.pins.remove_all()
+    }
+
+    /// The reader of the programs' log, in a build that has one.
+    pub fn take_log(&mut self) -> Option<aya_log::EbpfLogger<&'static dyn log::Log>> {
+        self.ebpf.map("AYA_LOGS")?;
+        aya_log::EbpfLogger::init(&mut self.ebpf)
+            .inspect_err(|error| tracing::warn!("no log of the eBPF programs: {error}"))
+            .ok()
+    }
+}
+
+impl Drop for Dataplane {
+    fn drop(&mut self) {
+        self.pins.remove_if_empty();
+    }
+}
+
+/// The maps of a former process that may be written on. Those that only user space writes go
+/// together: one of them alone means nothing.
+fn reusable(pins: &Pins, capacity: Capacity) -> Vec<&'static str> {
+    let fits = |name: &str| {
+        let Some(max_entries) = activate::max_entries(&pins.map(name)) else { return false };
+        match name {
+            "FRONTENDS" | "HEADS" => max_entries == capacity.frontends,
+            "ENDPOINTS" => max_entries == capacity.endpoints,
+            _ => true,
+        }
+    };
+    let written = ["ENDPOINTS", "HEADS", "FRONTENDS"];
+    let all_written = written.iter().all(|name| fits(name));
+    MAPS.into_iter()
+        .filter(|name| if written.contains(name) { all_written } else { fits(name) })
+        .collect()
+}
+
+/// Refuses a cgroup on which another Fairlead's programs run that this node's pins do not know.
+fn refuse_foreign(cgroup: &Path, pins: &Pins) -> Result<(), OpenError> {
+    let io = |source| OpenError::Io { what: cgroup.display().to_string(), source };
+    let directory = File::open(cgroup).map_err(io)?;
+    let own = activate::pinned_program(pins, "connect4");
+    let others = sys::connect4_programs(directory.as_fd())
+        .map_err(io)?
+        .into_iter()
+        .filter(|id| Some(*id) != own);
+    for id in others {
+        if activate::is_ours(id) {
+            return Err(OpenError::Foreign { cgroup: cgroup.to_owned() });
+        }
+    }
+    Ok(())
+}
+
+fn load_programs(ebpf: &mut Ebpf) -> Result<(), OpenError> {
+    use aya::programs::Program;
+
+    for (name, program) in ebpf.programs_mut() {
+        let loaded = match program {
+            Program::CgroupSockAddr(program) => program.load(),
+            Program::CgroupSock(program) => program.load(),
+            // An object of a later version has more; this one has only these two kinds.
+            _ => Ok(()),
+        };
+        loaded.map_err(|source| OpenError::Program { name: name.to_owned(), source })?;
+    }
+    Ok(())
+}
+
+fn array<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, OpenError> {
+    match ebpf.map(name) {
+        Some(Map::Array(data)) => Ok(data),
+        _ => Err(no_map(name)),
+    }
+}
+
+fn typed<'a, M>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<M, OpenError>
+where
+    M: TryFrom<&'a mut Map, Error = MapError>,
+{
+    let map = ebpf.map_mut(name).ok_or_else(|| no_map(name))?;
+    M::try_from(map).map_err(|source| OpenError::Map { name, source })
+}
+
+fn no_map(name: &'static str) -> OpenError {
+    OpenError::Map { name, source: MapError::InvalidName { name: name.to_owned() } }
+}

@@ -1,0 +1,186 @@
+//! Where things are pinned, and who may write there.
+//!
+//! ```text
+//!  /sys/fs/bpf/fairlead/     --bpffs; its lock is held by the one writer
+//!    v1/FRONTENDS …          maps, under the schema's version
+//!    links/connect4 …        attachments
+//! ```
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use abi::SCHEMA;
+use nix::fcntl::{Flock, FlockArg};
+use thiserror::Error;
+
+/// Maps that are pinned, in the order in which they are.
+pub(crate) const MAPS: [&str; 6] =
+    ["SOCKETS", "UDP_PEERS", "COUNTERS", "ENDPOINTS", "HEADS", "FRONTENDS"];
+
+/// Ends the temporary name of what is being pinned; bpffs allows no dots.
+const FRESH: &str = "_new";
+
+/// One node's directory on bpffs.
+#[derive(Debug, Clone)]
+pub struct Pins {
+    dir: PathBuf,
+}
+
+/// Held by the one process that may write a node's maps; the kernel drops it with the process.
+#[derive(Debug)]
+pub struct WriterLock(#[expect(dead_code, reason = "held, not used")] Flock<File>);
+
+/// Why a process may not write.
+#[derive(Debug, Error)]
+pub enum LockError {
+    /// Another process holds the lock.
+    #[error(
+        "another fairlead process serves this node: it holds {dir}; \
+         stop it first, or give this one a --bpffs and a --cgroup of its own",
+        dir = dir.display()
+    )]
+    Held {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The directory cannot be made or opened.
+    #[error("cannot use {dir} to pin maps and links: {source}", dir = dir.display())]
+    Directory {
+        /// The directory.
+        dir: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Pins {
+    /// The pins under a directory, which need not exist.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Makes the directory and takes its lock.
+    ///
+    /// # Errors
+    /// Another process holds it, or the directory cannot be made.
+    pub fn lock(&self) -> Result<WriterLock, LockError> {
+        let directory = |source| LockError::Directory { dir: self.dir.clone(), source };
+        fs::create_dir_all(&self.dir).map_err(directory)?;
+        let file = File::open(&self.dir).map_err(directory)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(WriterLock(lock)),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+                Err(LockError::Held { dir: self.dir.clone() })
+            }
+            Err((_, error)) => Err(directory(error.into())),
+        }
+    }
+
+    /// Where this schema's map of that name is pinned.
+    pub(crate) fn map(&self, name: &str) -> PathBuf {
+        self.maps_dir().join(name)
+    }
+
+    pub(crate) fn maps_dir(&self) -> PathBuf {
+        self.dir.join(format!("v{SCHEMA}"))
+    }
+
+    /// Where the link of the program of that name is pinned.
+    pub(crate) fn link(&self, program: &str) -> PathBuf {
+        self.links_dir().join(program)
+    }
+
+    pub(crate) fn links_dir(&self) -> PathBuf {
+        self.dir.join("links")
+    }
+
+    /// Whether a former process left anything here.
+    pub fn is_empty(&self) -> bool {
+        entries(&self.dir).is_empty()
+    }
+
+    /// Removes maps of other schemas, and what a process that died while pinning left half done.
+    pub(crate) fn sweep(&self) -> io::Result<()> {
+        let current = self.maps_dir();
+        for dir in entries(&self.dir) {
+            let is_maps = dir
+                .file_name()
+                .and_then(|name| name.to_str())
+                .and_then(|name| name.strip_prefix('v'))
+                .is_some_and(|version| version.parse::<u32>().is_ok());
+            if is_maps && dir != current {
+                remove_dir(&dir)?;
+            }
+        }
+        for file in entries(&current).into_iter().chain(entries(&self.links_dir())) {
+            if file.to_string_lossy().ends_with(FRESH) {
+                fs::remove_file(file)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes everything: links first, so that no program runs on maps without a name.
+    ///
+    /// # Errors
+    /// Something cannot be removed.
+    pub fn remove_all(&self) -> io::Result<()> {
+        remove_dir(&self.links_dir())?;
+        for dir in entries(&self.dir) {
+            remove_dir(&dir)?;
+        }
+        match fs::remove_dir(&self.dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes the directories that hold nothing, so that a start that failed leaves no trace.
+    pub(crate) fn remove_if_empty(&self) {
+        for dir in [self.links_dir(), self.maps_dir(), self.dir.clone()] {
+            // One that holds something refuses, which is what is wanted.
+            _ = fs::remove_dir(dir);
+        }
+    }
+}
+
+/// Pins under a temporary name first and renames, so that the name leads to the old object or to
+/// the new one, never to none.
+pub(crate) fn replace<E>(
+    path: &Path,
+    pin: impl FnOnce(&Path) -> Result<(), E>,
+) -> Result<(), ReplaceError<E>> {
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push(FRESH);
+    let fresh = PathBuf::from(fresh);
+    _ = fs::remove_file(&fresh);
+    pin(&fresh).map_err(ReplaceError::Pin)?;
+    fs::rename(&fresh, path).map_err(ReplaceError::Rename)
+}
+
+/// Which step of [`replace`] failed.
+#[derive(Debug)]
+pub(crate) enum ReplaceError<E> {
+    Pin(E),
+    Rename(io::Error),
+}
+
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    fs::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect()
+}
+
+fn remove_dir(dir: &Path) -> io::Result<()> {
+    for file in entries(dir) {
+        fs::remove_file(file)?;
+    }
+    match fs::remove_dir(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,147 @@
+//! The few bpf(2) commands that aya does not offer, and one socket option.
+
+use std::ffi::CString;
+use std::io;
+use std::mem::{size_of, zeroed};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_PROG_QUERY: libc::c_long = 16;
+const BPF_LINK_UPDATE: libc::c_long = 29;
+
+/// Attach type of `connect4`, from `enum bpf_attach_type`.
+const BPF_CGROUP_INET4_CONNECT: u32 = 10;
+
+/// Opens what is pinned at a path.
+pub(crate) fn object_get(path: &Path) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Attr {
+        pathname: u64,
+        bpf_fd: u32,
+        file_flags: u32,
+    }
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let attr = Attr { pathname: path.as_ptr().addr() as u64, bpf_fd: 0, file_flags: 0 };
+    // SAFETY: `attr` and the string that it points to outlive the call; BPF_OBJ_GET takes these.
+    let fd = unsafe { bpf(BPF_OBJ_GET, &attr) }?;
+    // SAFETY: the kernel just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Puts another program behind a link. Every call of the hook runs the old program or the new one.
+pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    #[repr(C)]
+    struct Attr {
+        link_fd: u32,
+        new_prog_fd: u32,
+        flags: u32,
+        old_prog_fd: u32,
+    }
+    let attr = Attr {
+        link_fd: link.as_raw_fd().cast_unsigned(),
+        new_prog_fd: program.as_raw_fd().cast_unsigned(),
+        flags: 0,
+        old_prog_fd: 0,
+    };
+    // SAFETY: `attr` outlives the call; BPF_LINK_UPDATE takes these.
+    unsafe { bpf(BPF_LINK_UPDATE, &attr) }.map(drop)
+}
+
+/// What the kernel tells of a cgroup link: `struct bpf_link_info` up to its cgroup part.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CgroupLinkInfo {
+    link_type: u32,
+    id: u32,
+    /// The program that the link runs.
+    pub(crate) program_id: u32,
+    pad: u32,
+    /// The inode number of the cgroup's directory.
+    pub(crate) cgroup_id: u64,
+    attach_type: u32,
+    pad2: u32,
+}
+
+/// Asks for it.
+pub(crate) fn link_info(link: BorrowedFd<'_>) -> io::Result<CgroupLinkInfo> {
+    #[repr(C)]
+    struct Attr {
+        bpf_fd: u32,
+        info_len: u32,
+        info: u64,
+    }
+    // SAFETY: integers only; zero is a valid value of each.
+    let mut info: CgroupLinkInfo = unsafe { zeroed() };
+    let attr = Attr {
+        bpf_fd: link.as_raw_fd().cast_unsigned(),
+        info_len: u32::try_from(size_of::<CgroupLinkInfo>()).unwrap_or(u32::MAX),
+        info: (&raw mut info).addr() as u64,
+    };
+    // SAFETY: `attr` and `info` outlive the call, and the kernel writes at most `info_len` bytes.
+    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &attr) }?;
+    Ok(info)
+}
+
+/// The programs that run on `connect()` in a cgroup by attachment to it (not to its parents).
+pub(crate) fn connect4_programs(cgroup: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    #[repr(C)]
+    struct Attr {
+        target_fd: u32,
+        attach_type: u32,
+        query_flags: u32,
+        attach_flags: u32,
+        prog_ids: u64,
+        prog_cnt: u32,
+        pad: u32,
+    }
+    // BPF_CGROUP_MAX_PROGS of the kernel.
+    let mut ids = vec![0u32; 64];
+    let attr = Attr {
+        target_fd: cgroup.as_raw_fd().cast_unsigned(),
+        attach_type: BPF_CGROUP_INET4_CONNECT,
+        query_flags: 0,
+        attach_flags: 0,
+        prog_ids: ids.as_mut_ptr().addr() as u64,
+        prog_cnt: 64,
+        pad: 0,
+    };
+    // SAFETY: `attr` and `ids` outlive the call, and the kernel writes at most `prog_cnt` words.
+    unsafe { bpf(BPF_PROG_QUERY, &attr) }?;
+    ids.retain(|id| *id != 0);
+    Ok(ids)
+}
+
+/// The cookie of the network namespace in which a socket was made.
+///
+/// # Errors
+/// The kernel is older than 5.14.
+pub fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
+    let mut cookie = 0u64;
+    let mut length = libc::socklen_t::try_from(size_of::<u64>()).unwrap_or(8);
+    // SAFETY: `cookie` has room for the eight bytes that `length` promises.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if done == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
+/// # Safety
+/// `attr` is what the command takes, and what it points to is valid for the call.
+unsafe fn bpf<A>(command: libc::c_long, attr: &A) -> io::Result<RawFd> {
+    // SAFETY: the caller's promise.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<A>()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    RawFd::try_from(result).map_err(io::Error::other)
+}
