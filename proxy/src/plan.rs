@@ -32,6 +32,7 @@ pub mod frontend;
 pub mod planner;
 pub mod route;
 pub mod settings;
+pub mod trace;
 
 pub use frontend::{At, Frontend, FrontendKey, FrontendKind};
 pub use planner::{Planner, plan};

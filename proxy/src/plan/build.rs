@@ -61,6 +61,51 @@ impl Context<'_> {
         }
     }
 
+    /// The policies of one port of a Service, in one family.
+    pub(crate) fn policies(
+        &self,
+        service: &Service,
+        port: &ServicePort,
+        family: Family,
+    ) -> Policies {
+        let has_addresses = [FrontendKind::LoadBalancer, FrontendKind::ExternalIp]
+            .into_iter()
+            .any(|kind| !self.usable(service, family, kind).is_empty());
+        Policies {
+            internal_local: service.internal_traffic_policy == TrafficPolicy::Local,
+            external_local: service.external_traffic_policy == TrafficPolicy::Local,
+            externally_accessible: has_addresses || port.node_port != 0,
+        }
+    }
+
+    /// The addresses of one kind and family that are served, ordered.
+    fn usable(&self, service: &Service, family: Family, kind: FrontendKind) -> BTreeSet<IpAddr> {
+        claimed(service, family, kind)
+            .filter(|address| self.refusal(address, kind).is_none())
+            .collect()
+    }
+
+    fn refusal(&self, address: &IpAddr, kind: FrontendKind) -> Option<String> {
+        if address.is_loopback() || address.is_unspecified() || address.is_multicast() {
+            return Some(format!("{address} is no address that a Service can have; remove it"));
+        }
+        if kind != FrontendKind::ExternalIp {
+            return None;
+        }
+        match &self.config.external_ips {
+            ExternalIps::Any => None,
+            ExternalIps::Off => Some(format!(
+                "{address} is left out: the feature gate AllowServiceExternalIPs is off"
+            )),
+            ExternalIps::Within(ranges) if ranges.iter().any(|range| range.contains(address)) => {
+                None
+            }
+            ExternalIps::Within(_) => Some(format!(
+                "{address} is left out: it is in none of the ranges allowed for external IPs"
+            )),
+        }
+    }
+
     fn is_own(&self, address: &IpAddr) -> bool {
         self.node.is_some_and(|node| node.addresses.contains(address))
             || *self.settings.node_ips.get(Family::of(address)) == Some(*address)
@@ -102,16 +147,22 @@ impl<'a> ServiceBuild<'a> {
     }
 
     fn family(&mut self, family: Family, cluster_ip: IpAddr) {
-        let vips = self.usable(family, FrontendKind::LoadBalancer);
-        let external_ips = self.usable(family, FrontendKind::ExternalIp);
+        for kind in [FrontendKind::LoadBalancer, FrontendKind::ExternalIp] {
+            for address in claimed(self.service, family, kind) {
+                if let Some(reason) = self.context.refusal(&address, kind) {
+                    self.problem(kind.field(), reason);
+                }
+            }
+        }
+        let vips = self.context.usable(self.service, family, FrontendKind::LoadBalancer);
+        let external_ips = self.context.usable(self.service, family, FrontendKind::ExternalIp);
         let source_ranges = self.source_ranges(family, &vips);
         self.own(cluster_ip, Undefined::Reject);
         for address in vips.iter().chain(&external_ips) {
             self.own(*address, Undefined::Leave);
         }
-        let has_addresses = !(vips.is_empty() && external_ips.is_empty());
         for port in &self.service.ports {
-            let build = self.port(family, port, has_addresses);
+            let build = self.port(family, port);
             self.frontend(&build, FrontendKind::ClusterIp, At::Address(cluster_ip), None);
             for vip in &vips {
                 let ranges = source_ranges.clone();
@@ -126,48 +177,8 @@ impl<'a> ServiceBuild<'a> {
         }
     }
 
-    /// The addresses of one kind and family that may be served, in order.
-    fn usable(&mut self, family: Family, kind: FrontendKind) -> Vec<IpAddr> {
-        let service = self.service;
-        let addresses = match kind {
-            FrontendKind::LoadBalancer => &service.load_balancer_vips,
-            _ => &service.external_ips,
-        };
-        let mut usable = BTreeSet::new();
-        for address in addresses.iter().filter(|address| Family::of(address) == family) {
-            match self.refusal(address, kind) {
-                Some(reason) => self.problem(kind.field(), reason),
-                None => {
-                    usable.insert(*address);
-                }
-            }
-        }
-        usable.into_iter().collect()
-    }
-
-    fn refusal(&self, address: &IpAddr, kind: FrontendKind) -> Option<String> {
-        if address.is_loopback() || address.is_unspecified() || address.is_multicast() {
-            return Some(format!("{address} is no address that a Service can have; remove it"));
-        }
-        if kind != FrontendKind::ExternalIp {
-            return None;
-        }
-        match &self.context.config.external_ips {
-            ExternalIps::Any => None,
-            ExternalIps::Off => Some(format!(
-                "{address} is left out: the feature gate AllowServiceExternalIPs is off"
-            )),
-            ExternalIps::Within(ranges) if ranges.iter().any(|range| range.contains(address)) => {
-                None
-            }
-            ExternalIps::Within(_) => Some(format!(
-                "{address} is left out: it is in none of the ranges allowed for external IPs"
-            )),
-        }
-    }
-
     /// Which sources may use the load balancer's VIPs; `None` is all.
-    fn source_ranges(&self, family: Family, vips: &[IpAddr]) -> Option<Arc<[IpNet]>> {
+    fn source_ranges(&self, family: Family, vips: &BTreeSet<IpAddr>) -> Option<Arc<[IpNet]>> {
         let mut ranges: BTreeSet<IpNet> = self
             .service
             .load_balancer_source_ranges
@@ -193,19 +204,10 @@ impl<'a> ServiceBuild<'a> {
         *known = undefined.min(*known);
     }
 
-    fn port(
-        &mut self,
-        family: Family,
-        port: &'a ServicePort,
-        has_addresses: bool,
-    ) -> PortBuild<'a> {
+    fn port(&mut self, family: Family, port: &'a ServicePort) -> PortBuild<'a> {
         let endpoints: Vec<&MergedEndpoint> =
             self.state.endpoints.of(&port.name, port.protocol, family).collect();
-        let policies = Policies {
-            internal_local: self.service.internal_traffic_policy == TrafficPolicy::Local,
-            external_local: self.service.external_traffic_policy == TrafficPolicy::Local,
-            externally_accessible: has_addresses || port.node_port != 0,
-        };
+        let policies = self.context.policies(self.service, port, family);
         let selection = select(&endpoints, &policies, self.context.place());
         self.count(family, &endpoints, &policies, &selection);
         let sets = Sets {
@@ -361,6 +363,17 @@ impl<'a> ServiceBuild<'a> {
         plan.problems.sort_unstable();
         plan
     }
+}
+
+/// The addresses that a Service has in one field, of one family.
+fn claimed(service: &Service, family: Family, kind: FrontendKind) -> impl Iterator<Item = IpAddr> {
+    let addresses: &[IpAddr] = match kind {
+        FrontendKind::ClusterIp => &service.cluster_ips,
+        FrontendKind::LoadBalancer => &service.load_balancer_vips,
+        FrontendKind::ExternalIp => &service.external_ips,
+        FrontendKind::NodePort => &[],
+    };
+    addresses.iter().copied().filter(move |address| Family::of(address) == family)
 }
 
 /// The endpoint sets of one Service port and family.

@@ -59,6 +59,8 @@ fn slice(service: &str, addresses: &[&str]) -> EndpointSlice {
             })
             .collect(),
         mirrored: false,
+        headless: false,
+        last_change_trigger: None,
         weight: None,
     }
 }
