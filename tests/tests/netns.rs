@@ -1,0 +1,4 @@
+//! Real traffic between simulated nodes and pods. Needs root.
+
+#[path = "netns/sandbox.rs"]
+mod sandbox_itself;
