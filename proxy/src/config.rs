@@ -6,6 +6,10 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+mod flags;
+
+pub use flags::{ConfigError, NodeFlags};
+
 use crate::by_family::ByFamily;
 
 /// What the plan of a node depends on besides the cluster.
@@ -107,4 +111,30 @@ pub enum ExternalIps {
     Off,
     /// Those in these ranges. Being listed here, they may also take a protected port.
     Within(Vec<IpNet>),
+}
+
+/// `--proxy-mode`: which backend programs the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ProxyMode {
+    /// `ebpf`, and the default.
+    #[default]
+    Ebpf,
+    /// `nftables`.
+    Nftables,
+    /// `iptables`.
+    Iptables,
+    /// `ipvs`.
+    Ipvs,
+}
+
+impl ProxyMode {
+    /// How it is spelled.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ebpf => "ebpf",
+            Self::Nftables => "nftables",
+            Self::Iptables => "iptables",
+            Self::Ipvs => "ipvs",
+        }
+    }
 }
