@@ -1,0 +1,189 @@
+//! A folder of Kubernetes YAML and JSON, re-read on change.
+//!
+//! ```text
+//!  inotify ─▶ Mailbox ─▶ which files, when ─▶ Reader ─▶ documents ─▶ Folder ─▶ changes
+//! ```
+//!
+//! A file that was written and closed, or renamed into place, is read at once; nothing waits for a
+//! quiet moment. Only what might be half of something waits: a file that is gone may be coming back
+//! (editors rename the old one away before they write the new one), and one that was created but
+//! not closed is still being written. Now and then, and when the kernel lost events, the folder is
+//! compared with what was read.
+
+mod document;
+mod folder;
+mod mailbox;
+mod object;
+mod reader;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep_until};
+
+use crate::cluster::Change;
+use crate::source::files::mailbox::{Mail, Mailbox, Seen};
+use crate::source::files::reader::{Read, Reader, identity};
+use crate::watch::HealthReport;
+
+/// So long a file that is gone may take to come back.
+const GONE_AFTER: Duration = Duration::from_millis(100);
+/// So long a file may stay open for writing before it is read as it is.
+const OPEN_FOR: Duration = Duration::from_secs(1);
+/// How often the folder is compared with what was read.
+const COMPARE_EVERY: Duration = Duration::from_secs(10);
+
+/// A folder that is being watched.
+#[derive(Debug)]
+pub(crate) struct Files {
+    dir: PathBuf,
+    identity: (u64, u64),
+    mailbox: Mailbox,
+}
+
+/// A folder cannot be watched.
+#[derive(Debug, Error)]
+#[error("cannot watch the folder {}; give a directory that this process may read", dir.display())]
+pub struct OpenFolderError {
+    dir: PathBuf,
+    source: io::Error,
+}
+
+impl Files {
+    /// Starts to watch a folder; what changes from now on will be seen.
+    pub(crate) fn open(dir: &Path) -> Result<Self, OpenFolderError> {
+        let open = || {
+            let mailbox = Mailbox::watch(dir)?;
+            std::fs::read_dir(dir)?;
+            Ok(Self { dir: dir.to_owned(), identity: identity(dir)?, mailbox })
+        };
+        open().map_err(|source| OpenFolderError { dir: dir.to_owned(), source })
+    }
+
+    /// Sends what is in the folder, then what changes, until nobody listens.
+    pub(crate) async fn run(
+        mut self,
+        node_name: Arc<str>,
+        out: mpsc::Sender<Vec<Change>>,
+        health: HealthReport,
+    ) {
+        let mut reader = Reader::new(self.dir.clone(), node_name);
+        let mut due = Due::new(Instant::now());
+        let mut is_listed = false;
+        loop {
+            let now = Instant::now();
+            let mail = self.mailbox.take();
+            let compare = mail.everything || due.is_comparison(now);
+            due.note(&mail, now);
+            let files = due.take_ready(now);
+            let step = move || {
+                let read =
+                    if is_listed { reader.follow(&files, compare) } else { reader.read_all() };
+                (reader, files, read)
+            };
+            let Ok((back, files, read)) = spawn_blocking(step).await else { return };
+            reader = back;
+            match read {
+                Ok(read) => {
+                    is_listed = true;
+                    health.well(PART);
+                    due.found(&read, mail.everything, now);
+                    if !read.changes.is_empty() && out.send(read.changes).await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    let what = format!("cannot list {}: {error}", self.dir.display());
+                    health.failed(PART, &what, "what was read stays in force; restore it");
+                    due.later(&files, now);
+                }
+            }
+            if compare {
+                self.watch_again();
+                due.compared(now);
+            }
+            tokio::select! {
+                () = self.mailbox.arrived() => {}
+                () = sleep_until(due.next()) => {}
+                () = out.closed() => return,
+            }
+        }
+    }
+
+    /// Another directory may stand under the path by now.
+    fn watch_again(&mut self) {
+        let Ok(identity) = identity(&self.dir) else { return };
+        if identity != self.identity
+            && let Ok(mailbox) = Mailbox::watch(&self.dir)
+        {
+            mailbox.compare();
+            (self.identity, self.mailbox) = (identity, mailbox);
+        }
+    }
+}
+
+/// What a problem with the folder itself is filed under.
+const PART: &str = "folder";
+
+/// Which file is to be looked at when. No clock: the moments come in.
+#[derive(Debug)]
+struct Due {
+    files: BTreeMap<Arc<str>, Instant>,
+    comparison: Instant,
+}
+
+impl Due {
+    fn new(now: Instant) -> Self {
+        Self { files: BTreeMap::new(), comparison: now + COMPARE_EVERY }
+    }
+
+    fn note(&mut self, mail: &Mail, now: Instant) {
+        for (file, seen) in &mail.files {
+            let at = match seen {
+                Seen::Whole => now,
+                Seen::Gone => now + GONE_AFTER,
+                Seen::Open => now + OPEN_FOR,
+            };
+            self.files.insert(Arc::clone(file), at);
+        }
+    }
+
+    fn take_ready(&mut self, now: Instant) -> BTreeSet<Arc<str>> {
+        self.files.extract_if(.., |_, at| *at <= now).map(|(file, _)| file).collect()
+    }
+
+    fn found(&mut self, read: &Read, at_once: bool, now: Instant) {
+        self.later(&read.torn, now);
+        let wait = if at_once { Duration::ZERO } else { OPEN_FOR };
+        for file in &read.differing.changed {
+            self.files.entry(Arc::clone(file)).or_insert(now + wait);
+        }
+        for file in &read.differing.gone {
+            self.files.entry(Arc::clone(file)).or_insert(now + GONE_AFTER);
+        }
+    }
+
+    fn later(&mut self, files: &BTreeSet<Arc<str>>, now: Instant) {
+        for file in files {
+            self.files.entry(Arc::clone(file)).or_insert(now + OPEN_FOR);
+        }
+    }
+
+    fn is_comparison(&self, now: Instant) -> bool {
+        self.comparison <= now
+    }
+
+    fn compared(&mut self, now: Instant) {
+        self.comparison = now + COMPARE_EVERY;
+    }
+
+    fn next(&self) -> Instant {
+        self.files.values().copied().fold(self.comparison, Instant::min)
+    }
+}
