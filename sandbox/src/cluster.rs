@@ -1,6 +1,7 @@
 //! The cluster: the link between its nodes, and everything's end.
 
 use std::{
+    ffi::OsStr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -12,6 +13,7 @@ use crate::{
     link,
     netns::Netns,
     node::{Bpffs, Node},
+    process::Launch,
     record::{self, Record},
 };
 
@@ -111,6 +113,20 @@ impl Sandbox {
     #[must_use]
     pub fn dir_of(name: &str) -> PathBuf {
         record::dir_of(name)
+    }
+
+    /// A program to start in a node or pod of the sandbox `name`, whoever runs it.
+    ///
+    /// # Errors
+    /// When there is no such sandbox, node or pod.
+    pub fn command_in(
+        name: &str,
+        place: &str,
+        program: impl AsRef<OsStr>,
+    ) -> Result<Launch, BuildError> {
+        check_name("node or pod", place)?;
+        let (netns, cgroup) = record::open_place(&record::dir_of(name), place)?;
+        Ok(Launch::new(program.as_ref(), place, &netns, &cgroup))
     }
 
     pub(crate) fn fabric(&self) -> &Netns {

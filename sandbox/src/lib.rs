@@ -26,7 +26,8 @@
 //!
 //! Read in this order: [`cluster`], [`node`], [`pod`], [`process`], then what they are made of:
 //! [`address`], [`netns`], `link`, [`cgroup`], `record`. [`hello`] is what a pod serves,
-//! [`traffic`] what a client sends.
+//! [`traffic`] what a client sends, [`manifest`] what Kubernetes would say of it all, and
+//! [`fairlead`] runs the binary's own programs in it.
 
 #![forbid(unsafe_code)]
 
@@ -43,7 +44,9 @@ pub mod netns;
 mod record;
 pub mod wait;
 
+pub mod fairlead;
 pub mod hello;
+pub mod manifest;
 pub mod traffic;
 
 pub use address::Addresses;

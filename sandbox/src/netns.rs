@@ -5,6 +5,7 @@ use std::{
     io,
     os::fd::{AsRawFd, RawFd},
     panic,
+    path::Path,
     sync::Arc,
     thread,
 };
@@ -24,6 +25,11 @@ impl Netns {
             unshare(CloneFlags::CLONE_NEWNET)?;
             Ok(Self { file: Arc::new(File::open("/proc/thread-self/ns/net")?) })
         })
+    }
+
+    /// The one that a file under `/proc` stands for.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        Ok(Self { file: Arc::new(File::open(path)?) })
     }
 
     /// Runs `f` on a thread of its own inside this namespace: sockets that `f` opens belong to it.

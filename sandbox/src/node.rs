@@ -4,9 +4,7 @@ use std::{
     ffi::OsStr,
     fs, io,
     net::IpAddr,
-    os::unix::fs::symlink,
     path::{Path, PathBuf},
-    process,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -23,7 +21,7 @@ use crate::{
     netns::{Netns, Packets},
     pod::Pod,
     process::Launch,
-    record::at,
+    record::{self, at},
 };
 
 /// The node's end of the link to the fabric.
@@ -67,8 +65,9 @@ impl Node {
         let full = || BuildError::Full { kind: "node", name: name.to_owned() };
         let addresses = address::node(node_idx).ok_or_else(full)?;
         let pod_cidr = address::pod_cidr(node_idx).ok_or_else(full)?;
-        let netns = create_netns(name, &SYSCTLS, sandbox.dir())?;
+        let netns = create_netns(name, &SYSCTLS)?;
         let cgroup = sandbox.cgroup().join(name);
+        record::add_place(sandbox.dir(), name, &netns, &cgroup)?;
         fs::create_dir(&cgroup).map_err(at("making cgroup", &cgroup))?;
         let network = |source| BuildError::Network { name: name.to_owned(), source };
         link::configure(sandbox.fabric(), async |links| {
@@ -229,23 +228,13 @@ fn port(node_idx: usize) -> String {
     format!("node{node_idx}")
 }
 
-/// A namespace with its settings. Its entry in the sandbox's directory also claims the name.
-pub(crate) fn create_netns(
-    name: &str,
-    sysctls: &[(&str, &str)],
-    sandbox_dir: &Path,
-) -> Result<Netns, BuildError> {
+/// A namespace with its settings.
+pub(crate) fn create_netns(name: &str, sysctls: &[(&str, &str)]) -> Result<Netns, BuildError> {
     let namespace =
         |doing| move |source| BuildError::Namespace { doing, name: name.to_owned(), source };
     let netns = Netns::create().map_err(namespace("making"))?;
     netns.set_sysctls(sysctls).map_err(namespace("configuring"))?;
-    let link = sandbox_dir.join("netns").join(name);
-    match symlink(format!("/proc/{}/fd/{}", process::id(), netns.raw_fd()), &link) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            Err(BuildError::Exists { name: name.to_owned() })
-        }
-        made => made.map(|()| netns).map_err(at("making", &link)),
-    }
+    Ok(netns)
 }
 
 pub(crate) fn packets(netns: &Netns, link: &str, name: &str) -> Result<Packets, BuildError> {

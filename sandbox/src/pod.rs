@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsStr,
-    fs, io,
+    fs,
     net::{Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
 };
@@ -15,7 +15,7 @@ use crate::{
     netns::{Netns, Packets},
     node::{Node, create_netns, packets},
     process::Launch,
-    record::at,
+    record::{self, at},
 };
 
 /// The pod's end of the link to its node.
@@ -44,8 +44,9 @@ impl Pod {
         let full = || BuildError::Full { kind: "pod", name: name.to_owned() };
         let addresses = address::pod(node.node_idx(), pod_idx).ok_or_else(full)?;
         let gateway_v4 = address::gateway_v4(node.node_idx()).ok_or_else(full)?;
-        let netns = create_netns(name, &SYSCTLS, node.sandbox_dir())?;
+        let netns = create_netns(name, &SYSCTLS)?;
         let cgroup = node.cgroup().join(name);
+        record::add_place(node.sandbox_dir(), name, &netns, &cgroup)?;
         fs::create_dir(&cgroup).map_err(at("making cgroup", &cgroup))?;
         let node_link = format!("veth{pod_idx}");
         node.configure(async |links| {
@@ -117,13 +118,7 @@ impl Pod {
         cgroup::kill(&self.cgroup).map_err(at("killing what runs in", &self.cgroup))?;
         cgroup::remove(&self.cgroup).map_err(at("removing", &self.cgroup))?;
         self.node.configure(async |links| links.remove(&self.node_link).await)?;
-        let entry = self.node.sandbox_dir().join("netns").join(&self.name);
-        match fs::remove_file(&entry) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(at("removing", &entry)(error))
-            }
-            _ => Ok(()),
-        }
+        record::remove_place(self.node.sandbox_dir(), &self.name)
     }
 }
 

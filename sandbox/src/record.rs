@@ -6,7 +6,8 @@
 //!   demo/                         locked by the owner as long as it lives
 //!     pid                         the owner, for messages and for `stop`
 //!     cgroup → /sys/fs/cgroup/fairlead-sandbox-demo
-//!     netns/web-1 → /proc/PID/fd/N
+//!     places/web-1/netns → /proc/PID/fd/N
+//!     places/web-1/cgroup → /sys/fs/cgroup/fairlead-sandbox-demo/node-a/web-1
 //!     bpf/                        a bpffs, once asked for
 //! ```
 
@@ -23,7 +24,7 @@ use nix::{
     mount::{MntFlags, umount2},
 };
 
-use crate::{cgroup, error::BuildError};
+use crate::{cgroup, error::BuildError, netns::Netns};
 
 const BASE: &str = "/run/fairlead/sandbox";
 
@@ -74,8 +75,8 @@ impl Record {
         fs::write(&pid, process::id().to_string()).map_err(at("writing", &pid))?;
         let note = self.dir.join("cgroup");
         symlink(&self.cgroup, &note).map_err(at("making", &note))?;
-        let netns = self.dir.join("netns");
-        fs::create_dir(&netns).map_err(at("making", &netns))?;
+        let places = self.dir.join("places");
+        fs::create_dir(&places).map_err(at("making", &places))?;
         cgroup::create_anew(&self.cgroup).map_err(at("making cgroup", &self.cgroup))
     }
 }
@@ -187,6 +188,45 @@ fn refusal(name: &str, dir: &Path) -> BuildError {
             source: io::ErrorKind::ResourceBusy.into(),
         },
     }
+}
+
+/// Claims the name of a node or pod in a sandbox, and notes how to enter it.
+pub(crate) fn add_place(
+    sandbox_dir: &Path,
+    name: &str,
+    netns: &Netns,
+    cgroup: &Path,
+) -> Result<(), BuildError> {
+    let place = place(sandbox_dir, name);
+    match fs::create_dir(&place) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            return Err(BuildError::Exists { name: name.to_owned() });
+        }
+        made => made.map_err(at("making", &place))?,
+    }
+    let netns = format!("/proc/{}/fd/{}", process::id(), netns.raw_fd());
+    symlink(netns, place.join("netns"))
+        .and_then(|()| symlink(cgroup, place.join("cgroup")))
+        .map_err(at("describing", &place))
+}
+
+/// Gives the name of a node or pod free.
+pub(crate) fn remove_place(sandbox_dir: &Path, name: &str) -> Result<(), BuildError> {
+    let place = place(sandbox_dir, name);
+    fs::remove_dir_all(&place).map_err(at("removing", &place))
+}
+
+/// The namespace and the cgroup of a node or pod of any sandbox.
+pub(crate) fn open_place(sandbox_dir: &Path, name: &str) -> Result<(Netns, PathBuf), BuildError> {
+    let place = place(sandbox_dir, name);
+    let netns = place.join("netns");
+    let netns = Netns::open(&netns).map_err(at("opening", &netns))?;
+    let cgroup = place.join("cgroup");
+    Ok((netns, fs::read_link(&cgroup).map_err(at("reading", &cgroup))?))
+}
+
+fn place(sandbox_dir: &Path, name: &str) -> PathBuf {
+    sandbox_dir.join("places").join(name)
 }
 
 /// Names what was done to which path in an error.
