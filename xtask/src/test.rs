@@ -1,0 +1,58 @@
+//! `cargo xtask test`: every tier of tests that this machine can run.
+
+use anyhow::bail;
+
+use crate::build::Build;
+use crate::setup::{self, Need};
+use crate::workspace::{Workspace, is_root};
+
+/// Run the tests: set up, build, then doctests, unit tests and kernel tests
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub(crate) struct Test {
+    /// Leave out the kernel tests, which need root
+    #[arg(long)]
+    unprivileged: bool,
+}
+
+impl Test {
+    pub(crate) fn run(self, workspace: &Workspace) -> anyhow::Result<()> {
+        if !self.unprivileged && !is_root() {
+            bail!(
+                "the kernel tests load eBPF programs and make network namespaces, which needs \
+                 root:\n  sudo env \"PATH=$PATH\" cargo xtask test\nor leave them out:\n  \
+                 cargo xtask test --unprivileged"
+            );
+        }
+        setup::run(workspace, Need::Test)?;
+        Build::default().run(workspace)?;
+        doctests(workspace)?;
+        let profiles: &[&str] =
+            if self.unprivileged { &["default"] } else { &["default", "kernel"] };
+        let mut summary = Vec::new();
+        for profile in profiles {
+            summary.extend(nextest(workspace, profile)?);
+        }
+        eprintln!("── tests passed: {}", profiles.join(", "));
+        for line in summary {
+            eprintln!("{line}");
+        }
+        Ok(())
+    }
+}
+
+/// Nextest leaves these out.
+fn doctests(workspace: &Workspace) -> anyhow::Result<()> {
+    workspace
+        .cargo("doctests")
+        .args(["test", "--doc", "--workspace", "--exclude", "prog", "--quiet"])
+        .show()
+}
+
+/// Runs one profile of `.config/nextest.toml`, and returns nextest's summary.
+fn nextest(workspace: &Workspace, profile: &str) -> anyhow::Result<Vec<String>> {
+    workspace
+        .cargo(&format!("tests, profile {profile}"))
+        .args(["nextest", "run", "--workspace", "--exclude", "prog", "--profile", profile])
+        .remedy(format!("One of them again: cargo nextest run --profile {profile} NAME"))
+        .show_keeping(|line| line.contains("Summary ["))
+}
