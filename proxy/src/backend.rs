@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use thiserror::Error as ThisError;
 
+pub mod ebpf;
 pub mod fake;
 
 use crate::delta::{Actual, Op};

@@ -16,4 +16,8 @@ pub mod by_family;
 pub mod config;
 pub mod delta;
 pub mod plan;
+pub mod pods;
 pub mod select;
+pub mod sockets;
+pub mod status;
+pub mod sync;

@@ -21,11 +21,13 @@ pub enum Counter {
     Forgotten = 6,
     /// `UDP_PEERS` is full: this connected UDP socket will not be told when its endpoint goes.
     Unindexed = 7,
+    /// A connect or send leads nowhere: the Service has endpoints, but none that may serve here.
+    Dropped = 8,
 }
 
 impl Counter {
     /// All of them, in the order of their indices.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Translated,
         Self::Refused,
         Self::Retried,
@@ -34,6 +36,7 @@ impl Counter {
         Self::NoMemory,
         Self::Forgotten,
         Self::Unindexed,
+        Self::Dropped,
     ];
 
     /// A name for tables and metrics.
@@ -47,6 +50,7 @@ impl Counter {
             Self::NoMemory => "no_memory",
             Self::Forgotten => "forgotten",
             Self::Unindexed => "unindexed",
+            Self::Dropped => "dropped",
         }
     }
 }

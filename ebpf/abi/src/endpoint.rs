@@ -28,7 +28,7 @@ pub struct Endpoint {
 ///  │ generation │ │ length   │ │ base      │
 /// ```
 ///
-/// All zero is a set without endpoints: connections are refused.
+/// A set without endpoints is [`Head::REJECT`] or [`Head::DROP`].
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Head(pub u64);
@@ -38,6 +38,10 @@ const LENGTH_BITS: u32 = 18;
 const GENERATION_BITS: u32 = 20;
 
 impl Head {
+    /// There is no endpoint anywhere: connections are refused.
+    pub const REJECT: Self = Self::new(0, 0, 0);
+    /// There are endpoints, but none that may serve here: connections lead nowhere.
+    pub const DROP: Self = Self::new(1, 0, 0);
     /// The largest index of an endpoint, plus one.
     pub const MAX_BASE: u32 = 1 << BASE_BITS;
     /// The most endpoints that one set can have.

@@ -25,6 +25,7 @@ pub mod pins;
 pub mod probe;
 mod sys;
 
+pub use aya::maps::MapError;
 pub use mountinfo::cgroup2_mount;
 pub use open::{Capacity, Config, Dataplane, OpenError};
 pub use sys::netns_cookie;

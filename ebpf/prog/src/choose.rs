@@ -20,6 +20,8 @@ pub(crate) enum Choice {
     Endpoint(Peer, u32),
     /// There is none: refuse.
     Nobody,
+    /// There is none that may serve here: leave the address as it is, which leads nowhere.
+    Nowhere,
     /// The set changed at every look: try again.
     Unsettled,
 }
@@ -46,7 +48,7 @@ pub(crate) fn choose(slot: u32) -> Choice {
     for look in 0..LOOKS {
         let Some(head) = head(slot) else { return Choice::Nobody };
         if head.length() == 0 {
-            return Choice::Nobody;
+            return if head.0 == Head::DROP.0 { Choice::Nowhere } else { Choice::Nobody };
         }
         // SAFETY: takes nothing, returns a number.
         let random = unsafe { bpf_get_prandom_u32() };

@@ -33,6 +33,7 @@ pub(crate) fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
     let flow = match choose(slot) {
         Choice::Endpoint(endpoint, generation) => flow(frontend, endpoint, generation),
         Choice::Nobody => return refuse(),
+        Choice::Nowhere => return lead_nowhere(),
         Choice::Unsettled => return deny(EAGAIN),
     };
     match make(ctx) {
@@ -75,6 +76,7 @@ pub(crate) fn sendmsg(ctx: &SockAddrContext, family: Family) -> i32 {
     let flow = match choose(slot) {
         Choice::Endpoint(endpoint, generation) => flow(frontend, endpoint, generation),
         Choice::Nobody => return refuse(),
+        Choice::Nowhere => return lead_nowhere(),
         Choice::Unsettled => return deny(EAGAIN),
     };
     store(socket, flow);
@@ -150,6 +152,14 @@ fn translate(ctx: &SockAddrContext, family: Family, flow: Flow) -> i32 {
 fn refuse() -> i32 {
     count(Counter::Refused);
     deny(ECONNREFUSED)
+}
+
+/// What leaves for a cluster IP is answered by nobody: the caller times out, as it would if its
+/// packets were dropped.
+#[inline(always)]
+fn lead_nowhere() -> i32 {
+    count(Counter::Dropped);
+    ALLOW
 }
 
 #[inline(always)]

@@ -1,0 +1,173 @@
+//! Do the node's pods run below the cgroup whose sockets are translated?
+//!
+//! A container started with a cgroup namespace of its own sees its own cgroup as the root, and would
+//! translate its own connections only. So before the dataplane takes charge, the pods that the
+//! cluster places on this node are looked up by their addresses among the machine's processes, and
+//! their cgroups compared with the one that was named.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+
+use crate::plan::{Plan, Target};
+
+/// One process of a pod, and where it was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodProcess {
+    /// The pod's address.
+    pub address: IpAddr,
+    /// The process.
+    pub pid: u32,
+    /// Its cgroup, as this process sees it; `/../…` when it is above this one's namespace.
+    pub cgroup: PathBuf,
+}
+
+/// The addresses of endpoints on this node. [pure]
+pub fn local_addresses(plan: &Plan) -> BTreeSet<IpAddr> {
+    plan.frontends
+        .values()
+        .filter_map(|frontend| match &frontend.routes.pod.target {
+            Target::Endpoints(set) => Some(set),
+            Target::Drop | Target::Reject => None,
+        })
+        .flat_map(|set| set.iter())
+        .filter(|endpoint| endpoint.local)
+        .map(|endpoint| endpoint.address.ip())
+        .collect()
+}
+
+/// Checks the pods of this node that can be found. A node without any, or a process that may not
+/// see others (no `hostPID`), passes.
+///
+/// # Errors
+/// None of the pods that were found is below the cgroup: the message says where they are and what
+/// to do.
+pub fn check(plan: &Plan, cgroup: &Path) -> Result<(), String> {
+    let local = local_addresses(plan);
+    if local.is_empty() {
+        return Ok(());
+    }
+    let Some(root) = load::cgroup2_mount() else { return Ok(()) };
+    let named = fs::canonicalize(cgroup).unwrap_or_else(|_| cgroup.to_owned());
+    let Ok(below) = named.strip_prefix(&root) else { return Ok(()) };
+    let below = Path::new("/").join(below);
+
+    let (inside, outside): (Vec<_>, Vec<_>) =
+        pods(&local).into_iter().partition(|pod| pod.cgroup.starts_with(&below));
+    for pod in &outside {
+        tracing::warn!(
+            address = %pod.address,
+            pid = pod.pid,
+            cgroup = %pod.cgroup.display(),
+            "this pod is not below --cgroup: its connections are not translated"
+        );
+    }
+    match outside.first() {
+        Some(pod) if inside.is_empty() => Err(refusal(cgroup, &root, pod)),
+        _ => Ok(()),
+    }
+}
+
+fn refusal(cgroup: &Path, root: &Path, pod: &PodProcess) -> String {
+    format!(
+        "--cgroup {}: no pod of this node is below it; pod {} (process {}) is in cgroup {}; \
+         name a cgroup above every pod, such as {} (in a container: mount the host's cgroup v2 \
+         hierarchy and name that)",
+        cgroup.display(),
+        pod.address,
+        pod.pid,
+        pod.cgroup.display(),
+        root.display(),
+    )
+}
+
+/// One process for each pod address that a process of another network namespace has.
+fn pods(addresses: &BTreeSet<IpAddr>) -> Vec<PodProcess> {
+    let own = network_namespace("self");
+    let mut of_namespace: BTreeMap<PathBuf, u32> = BTreeMap::new();
+    for pid in processes() {
+        if let Some(namespace) = network_namespace(&pid.to_string())
+            && Some(&namespace) != own.as_ref()
+        {
+            of_namespace.entry(namespace).or_insert(pid);
+        }
+    }
+    of_namespace
+        .into_values()
+        .filter_map(|pid| {
+            let address = addresses_of(pid).intersection(addresses).next().copied()?;
+            let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+            Some(PodProcess { address, pid, cgroup: cgroup2_path(&cgroup)? })
+        })
+        .collect()
+}
+
+fn processes() -> impl Iterator<Item = u32> {
+    fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+}
+
+fn network_namespace(pid: &str) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/ns/net")).ok()
+}
+
+/// The addresses that a process's network namespace has, from proc(5).
+fn addresses_of(pid: u32) -> BTreeSet<IpAddr> {
+    let read = |file| fs::read_to_string(format!("/proc/{pid}/net/{file}")).unwrap_or_default();
+    v4_addresses(&read("fib_trie")).chain(v6_addresses(&read("if_inet6"))).collect()
+}
+
+/// Local addresses of a `fib_trie`: a `/32 host LOCAL` line stands under its address.
+fn v4_addresses(fib_trie: &str) -> impl Iterator<Item = IpAddr> {
+    let lines: Vec<&str> = fib_trie.lines().map(str::trim).collect();
+    let found: Vec<IpAddr> = lines
+        .iter()
+        .zip(lines.iter().skip(1))
+        .filter(|(_, below)| below.starts_with("/32 host LOCAL"))
+        .filter_map(|(line, _)| line.strip_prefix("|-- ")?.parse::<Ipv4Addr>().ok())
+        .map(IpAddr::from)
+        .collect();
+    found.into_iter()
+}
+
+/// The first column of `if_inet6`: 32 hexadecimal digits.
+fn v6_addresses(if_inet6: &str) -> impl Iterator<Item = IpAddr> {
+    if_inet6.lines().filter_map(|line| {
+        let digits = line.split(' ').next()?;
+        let bits = u128::from_str_radix(digits, 16).ok()?;
+        (digits.len() == 32).then(|| IpAddr::from(Ipv6Addr::from_bits(bits)))
+    })
+}
+
+/// The cgroup v2 line of `/proc/PID/cgroup`: `0::/kubepods/pod1`.
+fn cgroup2_path(text: &str) -> Option<PathBuf> {
+    text.lines().find_map(|line| line.strip_prefix("0::")).map(PathBuf::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_from_proc() {
+        let trie = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 10.1.0.0\n        /24 link UNICAST\n\
+                    Local:\n     |-- 10.1.0.2\n        /32 host LOCAL\n     |-- 10.1.0.255\n        \
+                    /32 link BROADCAST\n";
+        let found: Vec<_> = v4_addresses(trie).collect();
+        assert_eq!(found, [IpAddr::from([10, 1, 0, 2])]);
+
+        let v6 = "fd000000000000000000000000000002 02 40 00 80     eth0\nbroken\n";
+        let found: Vec<_> = v6_addresses(v6).collect();
+        assert_eq!(found, ["fd00::2".parse::<IpAddr>().unwrap()]);
+    }
+
+    #[test]
+    fn the_cgroup2_line_is_found_among_those_of_v1() {
+        let text = "12:pids:/a\n1:name=systemd:/b\n0::/kubepods/pod1\n";
+        assert_eq!(cgroup2_path(text), Some(PathBuf::from("/kubepods/pod1")));
+        assert_eq!(cgroup2_path("12:pids:/a\n"), None);
+    }
+}

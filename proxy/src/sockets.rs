@@ -1,0 +1,216 @@
+//! Connected UDP sockets whose endpoint has gone are destroyed, so that their programs connect
+//! anew instead of talking to nobody for ever.
+//!
+//! The kernel runs no hook when a connected socket sends, so the programs note each such socket
+//! (`UDP_PEERS`, by cookie), and here the list is compared with the plan: a socket whose endpoint no
+//! longer serves its frontend is ended by `SOCK_DESTROY` (its program sees ECONNABORTED, then
+//! EDESTADDRREQ). From state, never from events: what a restart or a failure left is found again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use abi::socket::UdpPeer;
+use model::name::Protocol;
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
+use netlink_packet_sock_diag::{SOCK_DESTROY, SockDiagMessage};
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
+use netlink_sys::{Socket, SocketAddr as NetlinkAddr};
+use nix::sched::{CloneFlags, setns};
+use tracing::{debug, warn};
+
+use crate::plan::{At, FrontendKey, Plan};
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// Cookies of stale sockets, by the cookie of their network namespace.
+pub type Stale = BTreeMap<u64, BTreeSet<u64>>;
+
+/// Which of the noted sockets talk to an endpoint that no longer serves their frontend. [pure]
+pub fn stale(peers: impl IntoIterator<Item = (u64, UdpPeer)>, plan: &Plan) -> Stale {
+    let mut stale = Stale::new();
+    for (cookie, peer) in peers {
+        if !serves(&peer, plan) {
+            stale.entry(peer.netns).or_default().insert(cookie);
+        }
+    }
+    stale
+}
+
+fn serves(peer: &UdpPeer, plan: &Plan) -> bool {
+    let key = FrontendKey {
+        at: At::Address(peer.frontend.into()),
+        port: u16::from_be(peer.frontend_port),
+        protocol: Protocol::Udp,
+    };
+    let endpoint = SocketAddr::new(peer.endpoint.into(), u16::from_be(peer.endpoint_port));
+    plan.frontends
+        .get(&key)
+        .is_some_and(|frontend| frontend.serving.binary_search(&endpoint).is_ok())
+}
+
+/// Destroys sockets, each in its network namespace. Says how many; a socket that its program closed
+/// first is none. What cannot be reached is logged, and found again at the next look.
+pub fn destroy(stale: Stale) -> usize {
+    if stale.is_empty() {
+        return 0;
+    }
+    // Entering a namespace is for the life of a thread.
+    let thread = std::thread::Builder::new()
+        .name("sock-destroy".to_owned())
+        .spawn(move || destroy_everywhere(stale));
+    match thread.map(std::thread::JoinHandle::join) {
+        Ok(Ok(destroyed)) => destroyed,
+        Ok(Err(_)) | Err(_) => {
+            warn!(
+                "cannot end UDP sockets whose endpoint has gone; trying again at the next change"
+            );
+            0
+        }
+    }
+}
+
+fn destroy_everywhere(mut stale: Stale) -> usize {
+    let mut destroyed = 0;
+    for namespace in namespaces() {
+        if stale.is_empty() {
+            break;
+        }
+        match destroy_in(&namespace, &mut stale) {
+            Ok(n) => destroyed += n,
+            // A namespace may vanish while it is being looked at.
+            Err(error) => debug!("cannot look into {}: {error}", namespace.display()),
+        }
+    }
+    let left: usize = stale.values().map(BTreeSet::len).sum();
+    if left > 0 {
+        debug!(left, "sockets of namespaces without a process were not found");
+    }
+    destroyed
+}
+
+/// One file for each network namespace of the machine: this process's own first.
+fn namespaces() -> Vec<PathBuf> {
+    let processes = fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| {
+            path.file_name()
+                .and_then(|name| name.to_str())
+                .is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
+        })
+        .map(|path| path.join("ns/net"));
+    let named = fs::read_dir("/run/netns")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()));
+    let mut seen = BTreeSet::new();
+    std::iter::once(PathBuf::from("/proc/self/ns/net"))
+        .chain(processes)
+        .chain(named)
+        .filter(|path| fs::metadata(path).is_ok_and(|data| seen.insert((data.dev(), data.ino()))))
+        .collect()
+}
+
+fn destroy_in(namespace: &PathBuf, stale: &mut Stale) -> io::Result<usize> {
+    setns(File::open(namespace)?, CloneFlags::CLONE_NEWNET)?;
+    let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
+    let Some(cookies) = stale.remove(&load::netns_cookie(&socket)?) else { return Ok(0) };
+    socket.bind_auto()?;
+    socket.connect(&NetlinkAddr::new(0, 0))?;
+    let mut destroyed = 0;
+    for family in [AF_INET, AF_INET6] {
+        for id in connected(&socket, family)? {
+            if cookies.contains(&u64::from_ne_bytes(id.cookie)) {
+                destroyed += usize::from(destroy_one(&socket, family, id)?);
+            }
+        }
+    }
+    Ok(destroyed)
+}
+
+/// The connected UDP sockets of one family in this namespace.
+fn connected(socket: &Socket, family: u8) -> io::Result<Vec<SocketId>> {
+    let any = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
+    send(socket, request(family, any), NLM_F_REQUEST | NLM_F_DUMP, None)?;
+    let mut found = Vec::new();
+    loop {
+        let (datagram, _) = socket.recv_from_full()?;
+        for message in messages(&datagram)? {
+            match message.payload {
+                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
+                    found.push(response.header.socket_id);
+                }
+                NetlinkPayload::Done(_) => return Ok(found),
+                NetlinkPayload::Error(error) => return Err(error.to_io()),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Whether the socket was there to be destroyed.
+fn destroy_one(socket: &Socket, family: u8, id: SocketId) -> io::Result<bool> {
+    send(socket, request(family, id), NLM_F_REQUEST | NLM_F_ACK, Some(SOCK_DESTROY))?;
+    let (datagram, _) = socket.recv_from_full()?;
+    for message in messages(&datagram)? {
+        if let NetlinkPayload::Error(error) = message.payload {
+            return match error.code {
+                None => Ok(true),
+                Some(_) if error.to_io().kind() == io::ErrorKind::NotFound => Ok(false),
+                Some(_) => Err(error.to_io()),
+            };
+        }
+    }
+    Ok(false)
+}
+
+fn request(family: u8, socket_id: SocketId) -> InetRequest {
+    InetRequest {
+        family,
+        protocol: Protocol::Udp.number(),
+        extensions: ExtensionFlags::empty(),
+        states: StateFlags::ESTABLISHED,
+        socket_id,
+    }
+}
+
+/// Sends a request; `SOCK_DESTROY` takes the same one as the dump, under another type.
+fn send(socket: &Socket, request: InetRequest, flags: u16, kind: Option<u16>) -> io::Result<()> {
+    let mut header = NetlinkHeader::default();
+    header.flags = flags;
+    let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
+    message.finalize();
+    if let Some(kind) = kind {
+        message.header.message_type = kind;
+    }
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    socket.send(&bytes, 0).map(drop)
+}
+
+fn messages(datagram: &[u8]) -> io::Result<Vec<NetlinkMessage<SockDiagMessage>>> {
+    let mut rest = datagram;
+    let mut found = Vec::new();
+    while !rest.is_empty() {
+        let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+        // Messages are aligned to four bytes (NLMSG_ALIGN).
+        let length = usize::try_from(message.header.length).unwrap_or(usize::MAX);
+        let aligned = length.saturating_add(3) & !3;
+        if length == 0 {
+            break;
+        }
+        rest = rest.get(aligned..).unwrap_or_default();
+        found.push(message);
+    }
+    Ok(found)
+}

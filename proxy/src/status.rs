@@ -1,0 +1,96 @@
+//! What a proxy tells about itself, in a file that `fairlead status` reads.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::plan::{Frontend, Plan, Target};
+
+/// Where the files are.
+pub const STATE_DIR: &str = "/run/fairlead";
+
+/// What a proxy tells about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The process.
+    pub pid: u32,
+    /// `--proxy-mode`.
+    pub mode: String,
+    /// The name of the node.
+    pub node: String,
+    /// Where the objects come from.
+    pub source: String,
+    /// What is wrong with the source now, by kind.
+    pub source_errors: BTreeMap<String, String>,
+    /// The first full list is in the kernel.
+    pub in_sync: bool,
+    /// The cgroup whose sockets are translated.
+    pub cgroup: PathBuf,
+    /// How many Services are routed.
+    pub n_services: usize,
+    /// How many frontends they have.
+    pub n_frontends: usize,
+    /// How many endpoints those lead to, together.
+    pub n_endpoints: usize,
+    /// How long the last round took, from the update to the kernel, in microseconds.
+    pub last_round_us: u64,
+    /// How many operations of the last round failed.
+    pub last_failed: usize,
+    /// How many connected UDP sockets were ended because their endpoint had gone.
+    pub n_sockets_destroyed: u64,
+    /// Everything that is left out, and why.
+    pub problems: Vec<String>,
+}
+
+impl Status {
+    /// Takes over what can be counted in a plan.
+    pub fn count(&mut self, plan: &Plan) {
+        self.n_services = plan.services.values().filter(|s| !s.frontends.is_empty()).count();
+        self.n_frontends = plan.frontends.len();
+        self.n_endpoints = plan.frontends.values().map(n_endpoints).sum();
+    }
+
+    /// Writes the file, whole.
+    ///
+    /// # Errors
+    /// The directory cannot be made or written.
+    pub fn write(&self, file: &Path) -> io::Result<()> {
+        if let Some(dir) = file.parent() {
+            fs::create_dir_all(dir)?;
+        }
+        let fresh = file.with_extension("new");
+        fs::write(&fresh, serde_json::to_vec_pretty(self)?)?;
+        fs::rename(fresh, file)
+    }
+
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// It is not there, or not a status.
+    pub fn read(file: &Path) -> io::Result<Self> {
+        Ok(serde_json::from_slice(&fs::read(file)?)?)
+    }
+}
+
+/// The file of the proxy that pins under a directory.
+pub fn file_of(bpffs: &Path) -> PathBuf {
+    let absolute = std::path::absolute(bpffs).unwrap_or_else(|_| bpffs.to_owned());
+    let name: String = absolute
+        .to_string_lossy()
+        .trim_matches('/')
+        .chars()
+        .map(|c| if c == '/' { '-' } else { c })
+        .collect();
+    Path::new(STATE_DIR).join(format!("{name}.json"))
+}
+
+fn n_endpoints(frontend: &Arc<Frontend>) -> usize {
+    match &frontend.routes.pod.target {
+        Target::Endpoints(set) => set.len(),
+        Target::Drop | Target::Reject => 0,
+    }
+}

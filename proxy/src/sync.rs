@@ -1,0 +1,316 @@
+//! The loop: takes the newest snapshot, plans, compares, applies, and tries again what failed.
+//!
+//! ```text
+//!            ┌────────────── update (snapshot, dirty) ──────────────┐
+//!  waiting ──┤                                                      ├─▶ plan ─▶ delta ─▶ apply ─▶ report
+//!            └────────────── retry, once the time has come ─────────┘             (first: activate)
+//! ```
+//!
+//! An update is applied at once; whatever arrives meanwhile is merged by the feed and comes as one.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use model::cluster::Snapshot;
+use model::feed::{FeedReader, Update};
+use model::problem::Problem;
+use thiserror::Error;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::backend::{ActivateError, ApplyErrorClass, Backend, Effect, PrepareError};
+use crate::config::NodeConfig;
+use crate::delta::{Actual, Op, delta, delta_of};
+use crate::plan::planner::Supports;
+use crate::plan::{FrontendKey, Plan, Planner};
+
+/// Between two tries of what keeps failing, at most this long.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// One node's proxy: what it plans with, what it programs, and what the kernel holds.
+pub struct Syncer<B> {
+    backend: B,
+    planner: Planner,
+    actual: Actual,
+    /// What could not be programmed, and is not tried again until it changes.
+    dropped: BTreeMap<FrontendKey, Problem>,
+    /// Looks at the first plan before the backend takes charge, then is gone.
+    before_activate: Option<BeforeActivate>,
+    active: bool,
+    failures: u32,
+}
+
+/// What one round did.
+#[derive(Clone, Debug)]
+pub struct Round {
+    /// The snapshot that it brought the kernel to.
+    pub snapshot: Snapshot,
+    /// The plan for it.
+    pub plan: Plan,
+    /// How many operations wrote something.
+    pub n_written: usize,
+    /// How many operations failed.
+    pub n_failed: usize,
+    /// What of the plan did not fit.
+    pub dropped: Vec<Problem>,
+    /// When to try again, if something failed that may pass.
+    pub retry_after: Option<Duration>,
+    /// How long it took, from the update to the kernel.
+    pub took: Duration,
+    /// Endpoints of UDP frontends may differ from those of the round before.
+    pub udp_changed: bool,
+}
+
+/// Why the loop cannot go on.
+#[derive(Debug, Error)]
+pub enum SyncError {
+    /// The backend does not work on this node.
+    #[error(transparent)]
+    Prepare(#[from] PrepareError),
+    /// It could not take charge.
+    #[error(transparent)]
+    Activate(#[from] ActivateError),
+    /// It stopped working.
+    #[error("{0}")]
+    Fatal(String),
+    /// A check before taking charge found something.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Looks at the first plan before the backend takes charge.
+pub type BeforeActivate = Box<dyn FnOnce(&Plan) -> Result<(), String> + Send>;
+
+impl<B: Backend> Syncer<B> {
+    /// Makes the backend ready. Nothing is planned or written before the first update.
+    ///
+    /// # Errors
+    /// The backend does not work on this node.
+    pub fn new(
+        mut backend: B,
+        config: NodeConfig,
+        supports: Supports,
+        before_activate: BeforeActivate,
+    ) -> Result<Self, SyncError> {
+        let actual = backend.prepare()?;
+        info!(
+            mode = backend.name(),
+            adopted = actual.frontends.len(),
+            "prepared; waiting for the first full list"
+        );
+        Ok(Self {
+            backend,
+            planner: Planner::new(config).supporting(supports),
+            actual,
+            dropped: BTreeMap::new(),
+            before_activate: Some(before_activate),
+            active: false,
+            failures: 0,
+        })
+    }
+
+    /// The backend.
+    pub const fn backend(&mut self) -> &mut B {
+        &mut self.backend
+    }
+
+    /// Brings the kernel to an update.
+    ///
+    /// # Errors
+    /// The backend cannot work here any more, or could not take charge after the first update.
+    pub fn update(&mut self, update: &Update) -> Result<Round, SyncError> {
+        let started = Instant::now();
+        let change = self.planner.replan(&update.snapshot, &update.dirty);
+        let udp_changed = !self.active
+            || change.frontends.keys().any(|key| key.protocol == model::name::Protocol::Udp);
+        // After a failure the kernel may differ in more than what changed now.
+        let ops = if self.active && self.failures == 0 {
+            delta_of(&self.actual, &change)
+        } else {
+            delta(&self.actual, self.planner.plan())
+        };
+        Ok(Round { udp_changed, ..self.round(&update.snapshot, ops, started)? })
+    }
+
+    /// Tries again what failed.
+    ///
+    /// # Errors
+    /// As [`Syncer::update`].
+    pub fn retry(&mut self, snapshot: &Snapshot) -> Result<Round, SyncError> {
+        let ops = delta(&self.actual, self.planner.plan());
+        self.round(snapshot, ops, Instant::now())
+    }
+
+    fn round(
+        &mut self,
+        snapshot: &Snapshot,
+        ops: Vec<Op>,
+        started: Instant,
+    ) -> Result<Round, SyncError> {
+        let outcome = self.apply(ops)?;
+        if !self.active {
+            if let Some(check) = self.before_activate.take() {
+                check(self.planner.plan()).map_err(SyncError::Refused)?;
+            }
+            self.backend.activate()?;
+            self.active = true;
+            info!(
+                mode = self.backend.name(),
+                frontends = self.planner.plan().frontends.len(),
+                written = outcome.n_written,
+                took = ?started.elapsed(),
+                "active"
+            );
+        }
+        Ok(Round {
+            snapshot: snapshot.clone(),
+            n_written: outcome.n_written,
+            n_failed: outcome.n_failed,
+            dropped: self.dropped.values().cloned().collect(),
+            plan: self.planner.plan().clone(),
+            retry_after: outcome.retry_after,
+            took: started.elapsed(),
+            udp_changed: true,
+        })
+    }
+
+    fn apply(&mut self, ops: Vec<Op>) -> Result<Outcome, SyncError> {
+        let ops: Vec<Op> = ops.into_iter().filter(|op| !self.is_dropped(op)).collect();
+        let mut outcome = Outcome::default();
+        let mut may_pass = None;
+        for (op, result) in ops.iter().zip(self.backend.apply(&ops).results) {
+            match result {
+                Ok(effect) => {
+                    outcome.n_written += usize::from(effect == Effect::Written);
+                    self.actual.done(op);
+                    self.forget_dropped(op);
+                }
+                Err(error) => {
+                    outcome.n_failed += 1;
+                    self.actual.failed(op);
+                    warn!("{error}{}", cause(&error));
+                    match error.class {
+                        ApplyErrorClass::Retry { after } => {
+                            may_pass = may_pass.max(Some(after));
+                        }
+                        ApplyErrorClass::Drop => self.drop_op(op, &error),
+                        ApplyErrorClass::Fatal => {
+                            return Err(SyncError::Fatal(format!("{error}{}", cause(&error))));
+                        }
+                    }
+                }
+            }
+        }
+        self.failures = if may_pass.is_some() { self.failures.saturating_add(1) } else { 0 };
+        outcome.retry_after = may_pass
+            .map(|after| (after * 2u32.saturating_pow(self.failures.min(6) - 1)).min(LONGEST_WAIT));
+        Ok(outcome)
+    }
+
+    /// A frontend that does not fit is not tried again as long as it is the same.
+    fn is_dropped(&self, op: &Op) -> bool {
+        match op {
+            Op::Put { key, frontend } => self
+                .dropped
+                .get(key)
+                .is_some_and(|problem| *problem.object == object_of(&frontend.service.service)),
+            _ => false,
+        }
+    }
+
+    fn forget_dropped(&mut self, op: &Op) {
+        if let Op::Put { key, .. } | Op::Remove { key } = op {
+            let freed = matches!(op, Op::Remove { .. });
+            self.dropped.remove(key);
+            if freed {
+                // There is room again: all of them are tried at the next full comparison.
+                self.failures = self.failures.max(u32::from(!self.dropped.is_empty()));
+                self.dropped.clear();
+            }
+        }
+    }
+
+    fn drop_op(&mut self, op: &Op, error: &crate::backend::ApplyError) {
+        if let Op::Put { key, frontend } = op {
+            let problem =
+                Problem::new(object_of(&frontend.service.service), "", format_args!("{error}"));
+            self.dropped.insert(*key, problem);
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Outcome {
+    n_written: usize,
+    n_failed: usize,
+    retry_after: Option<Duration>,
+}
+
+fn object_of(service: &model::name::NamespacedName) -> String {
+    format!("Service {service}")
+}
+
+fn cause(error: &crate::backend::ApplyError) -> String {
+    error.source.as_ref().map(|source| format!(": {source}")).unwrap_or_default()
+}
+
+/// Everything that the loop reacts to.
+#[derive(Debug)]
+enum Event {
+    /// The cluster differs.
+    Update(Update),
+    /// The time to try again has come.
+    Retry,
+    /// The cluster's source or the process is ending.
+    End,
+}
+
+/// Runs until the feed ends or `shutdown` is dropped or set; what is programmed stays. Blocks the
+/// thread while it writes, so it wants one of its own.
+///
+/// # Errors
+/// The backend cannot work here any more.
+pub async fn run<B: Backend>(
+    mut syncer: Syncer<B>,
+    mut feed: FeedReader,
+    rounds: watch::Sender<Option<Arc<Round>>>,
+    mut shutdown: watch::Receiver<bool>,
+) -> Result<(), SyncError> {
+    let mut retry_at: Option<tokio::time::Instant> = None;
+    let mut last: Option<Arc<Round>> = None;
+    loop {
+        let event = tokio::select! {
+            biased;
+            _ = shutdown.wait_for(|stop| *stop) => Event::End,
+            update = feed.next() => update.map_or(Event::End, Event::Update),
+            () = wait_until(retry_at) => Event::Retry,
+        };
+        let round = match (event, &last) {
+            (Event::Update(update), _) => syncer.update(&update)?,
+            (Event::Retry, Some(last)) => syncer.retry(&last.snapshot)?,
+            (Event::Retry, None) => continue,
+            (Event::End, _) => return Ok(()),
+        };
+        retry_at = round.retry_after.map(|after| tokio::time::Instant::now() + after);
+        let round = Arc::new(round);
+        last = Some(Arc::clone(&round));
+        rounds.send_replace(Some(round));
+    }
+}
+
+async fn wait_until(time: Option<tokio::time::Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl<B: std::fmt::Debug> std::fmt::Debug for Syncer<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Syncer")
+            .field("backend", &self.backend)
+            .field("active", &self.active)
+            .finish_non_exhaustive()
+    }
+}
