@@ -1,2 +1,67 @@
-//! .
-fn main() {}
+//! The binary `fairlead`: a file per subcommand, nothing else.
+
+mod cleanup;
+mod node_args;
+mod proxy;
+mod status;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The service dataplane of a Kubernetes node: routes Services in the kernel, in the place of
+/// kube-proxy.
+#[derive(Debug, Parser)]
+#[command(name = "fairlead", version, max_term_width = 80, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Proxy(Box<proxy::Args>),
+    Status(status::Args),
+    Cleanup(cleanup::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command {
+        Command::Proxy(args) => proxy::run(*args),
+        Command::Status(args) => status::run(&args),
+        Command::Cleanup(args) => cleanup::run(&args),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The one place where an error is printed: what, where and why, on one line.
+#[expect(clippy::print_stderr, reason = "the error of the command")]
+fn complain(error: &anyhow::Error) {
+    eprintln!("fairlead: {error:#}");
+}
+
+/// Logs to standard error; `RUST_LOG` or `-v` say how much.
+fn log(verbosity: u8) {
+    use tracing_subscriber::EnvFilter;
+
+    let level = match verbosity {
+        0 => "info",
+        1..=3 => "debug",
+        _ => "trace",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}

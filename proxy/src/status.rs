@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::{Frontend, Plan, Target};
+use crate::plan::{Frontend, Target};
+use crate::sync::Round;
 
 /// Where the files are.
 pub const STATE_DIR: &str = "/run/fairlead";
@@ -47,11 +48,24 @@ pub struct Status {
 }
 
 impl Status {
-    /// Takes over what can be counted in a plan.
-    pub fn count(&mut self, plan: &Plan) {
+    /// Takes over what a round did.
+    pub fn show(&mut self, round: &Round) {
+        let plan = &round.plan;
+        self.in_sync = true;
         self.n_services = plan.services.values().filter(|s| !s.frontends.is_empty()).count();
         self.n_frontends = plan.frontends.len();
         self.n_endpoints = plan.frontends.values().map(n_endpoints).sum();
+        self.last_round_us = u64::try_from(round.took.as_micros()).unwrap_or(u64::MAX);
+        self.last_failed = round.n_failed;
+        self.problems = round
+            .snapshot
+            .problems
+            .values()
+            .flat_map(|problems| problems.iter())
+            .chain(plan.problems())
+            .chain(&round.dropped)
+            .map(ToString::to_string)
+            .collect();
     }
 
     /// Writes the file, whole.

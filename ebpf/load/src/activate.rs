@@ -22,6 +22,11 @@ use crate::sys;
 const REVERSE: [&str; 5] = ["recvmsg4", "recvmsg6", "getpeername4", "getpeername6", "sock_release"];
 const FORWARD: [&str; 4] = ["sendmsg4", "sendmsg6", "connect4", "connect6"];
 
+/// The names of all programs.
+pub(crate) fn programs() -> impl Iterator<Item = &'static str> {
+    REVERSE.into_iter().chain(FORWARD)
+}
+
 /// Why the dataplane cannot become active.
 #[derive(Debug, Error)]
 pub enum ActivateError {
@@ -107,7 +112,7 @@ fn attach_all(ebpf: &mut Ebpf, pins: &Pins, cgroup: &Path) -> Result<(), Activat
         .metadata()
         .map_err(|source| ActivateError::Io { path: cgroup.to_owned(), source })?
         .ino();
-    for name in REVERSE.into_iter().chain(FORWARD) {
+    for name in programs() {
         let program = ebpf.program_mut(name).ok_or(ActivateError::NoProgram { name })?;
         let path = pins.link(name);
         match pinned_link(&path, cgroup_id) {
@@ -177,8 +182,7 @@ fn pin_maps(ebpf: &Ebpf, pins: &Pins) -> Result<(), ActivateError> {
 
 /// Links of programs that a newer version had and this one has not.
 fn remove_unknown_links(pins: &Pins) -> Result<(), ActivateError> {
-    let known: BTreeSet<PathBuf> =
-        REVERSE.into_iter().chain(FORWARD).map(|name| pins.link(name)).collect();
+    let known: BTreeSet<PathBuf> = programs().map(|name| pins.link(name)).collect();
     let dir = pins.links_dir();
     let entries = fs::read_dir(&dir).map_err(|source| ActivateError::Io { path: dir, source })?;
     for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {

@@ -21,11 +21,12 @@ mod mapped;
 mod mountinfo;
 pub mod object;
 pub mod open;
+pub mod pinned;
 pub mod pins;
 pub mod probe;
 mod sys;
 
 pub use aya::maps::MapError;
 pub use mountinfo::cgroup2_mount;
-pub use open::{Capacity, Config, Dataplane, OpenError};
+pub use open::{Capacity, Config, Dataplane, Log, OpenError};
 pub use sys::netns_cookie;

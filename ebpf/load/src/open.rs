@@ -4,9 +4,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use abi::counter::Counter;
 use abi::frontend::{FrontendKey, FrontendValue};
-use abi::socket::UdpPeer;
 use aya::maps::{Map, MapData, MapError};
 use aya::programs::ProgramError;
 use aya::{Ebpf, EbpfError, EbpfLoader};
@@ -32,6 +30,19 @@ pub struct Config {
     /// How much fits.
     pub capacity: Capacity,
 }
+
+impl Config {
+    /// The cgroup that is named, or the root of the hierarchy.
+    ///
+    /// # Errors
+    /// None is named, and no hierarchy is mounted.
+    pub fn cgroup_dir(&self) -> Result<PathBuf, ProbeError> {
+        self.cgroup.clone().or_else(mountinfo::cgroup2_mount).ok_or(ProbeError::NoCgroup2)
+    }
+}
+
+/// The reader of the programs' log, in a build that has one.
+pub type Log = aya_log::EbpfLogger<&'static dyn log::Log>;
 
 /// How many entries the maps have that user space writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,10 +133,7 @@ impl Dataplane {
     /// See [`OpenError`]; nothing is attached, pinned or left behind then.
     pub fn open(config: &Config) -> Result<Self, OpenError> {
         probe::privilege_and_kernel()?;
-        let cgroup = match &config.cgroup {
-            Some(cgroup) => cgroup.clone(),
-            None => mountinfo::cgroup2_mount().ok_or(ProbeError::NoCgroup2)?,
-        };
+        let cgroup = config.cgroup_dir()?;
         probe::cgroup2(&cgroup)?;
         probe::bpffs(&config.bpffs)?;
         let object = object::read(config.object.as_deref())?;
@@ -193,33 +201,6 @@ impl Dataplane {
         typed(&mut self.ebpf, "FRONTENDS")
     }
 
-    /// `UDP_PEERS`, by socket cookie.
-    ///
-    /// # Errors
-    /// The object has no such map.
-    pub fn udp_peers(
-        &mut self,
-    ) -> Result<aya::maps::HashMap<&mut MapData, u64, UdpPeer>, OpenError> {
-        typed(&mut self.ebpf, "UDP_PEERS")
-    }
-
-    /// What the programs counted since the maps were made, summed over the CPUs.
-    ///
-    /// # Errors
-    /// The map cannot be read.
-    pub fn counters(&mut self) -> Result<Vec<(Counter, u64)>, OpenError> {
-        let map: aya::maps::PerCpuArray<&mut MapData, u64> = typed(&mut self.ebpf, "COUNTERS")?;
-        Counter::ALL
-            .into_iter()
-            .map(|counter| {
-                let values = map
-                    .get(&(counter as u32), 0)
-                    .map_err(|source| OpenError::Map { name: "COUNTERS", source })?;
-                Ok((counter, values.iter().sum()))
-            })
-            .collect()
-    }
-
     /// Pins the maps and attaches the programs, or swaps them for those that a former process
     /// attached. Fill the maps before.
     ///
@@ -246,7 +227,7 @@ impl Dataplane {
     }
 
     /// The reader of the programs' log, in a build that has one.
-    pub fn take_log(&mut self) -> Option<aya_log::EbpfLogger<&'static dyn log::Log>> {
+    pub fn take_log(&mut self) -> Option<Log> {
         self.ebpf.map("AYA_LOGS")?;
         aya_log::EbpfLogger::init(&mut self.ebpf)
             .inspect_err(|error| tracing::warn!("no log of the eBPF programs: {error}"))

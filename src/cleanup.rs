@@ -1,0 +1,40 @@
+//! `fairlead cleanup`: removes what a proxy left in the kernel.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use load::pins::Pins;
+use load::probe;
+use proxy::status::file_of;
+
+/// Remove everything that a proxy left in the kernel. New connections to Services are not routed
+/// any more then.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The directory that the proxy was started with.
+    #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf/fairlead")]
+    bpffs: PathBuf,
+}
+
+/// Removes it.
+///
+/// # Errors
+/// A proxy is running, or something cannot be removed.
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let mut out = std::io::stdout().lock();
+    if !args.bpffs.exists() {
+        writeln!(out, "nothing to remove: {} does not exist", args.bpffs.display())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    probe::bpffs(&args.bpffs)?;
+    let pins = Pins::new(&args.bpffs);
+    let _lock = pins.lock()?;
+    pins.remove_all()?;
+    let file = file_of(&args.bpffs);
+    if file.exists() {
+        std::fs::remove_file(file)?;
+    }
+    writeln!(out, "removed {} and all programs that were attached from it", args.bpffs.display())?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,228 @@
+//! `fairlead proxy`: routes the Services of one node.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context;
+use load::pinned::Pinned;
+use load::{Capacity, Config};
+use model::feed::FeedReader;
+use model::watch::Health;
+use proxy::backend::ebpf::Ebpf;
+use proxy::config::ProxyMode;
+use proxy::plan::Plan;
+use proxy::status::{Status, file_of};
+use proxy::sync::{Round, SyncError, Syncer};
+use proxy::{pods, sockets, sync};
+use tokio::runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{oneshot, watch};
+use tracing::{info, warn};
+
+use crate::node_args::{NodeArgs, SourceArgs};
+
+/// How often the status file is written, at most.
+const STATUS_PERIOD: Duration = Duration::from_millis(200);
+
+/// Route the Services of this node, until told to stop. What is programmed stays in the kernel and
+/// goes on working; the next start takes it over. `fairlead cleanup` removes it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    node: NodeArgs,
+    /// The cgroup v2 directory above every pod; by default the root of the hierarchy.
+    #[arg(long, value_name = "PATH")]
+    cgroup: Option<PathBuf>,
+    /// A directory on a BPF file system, this node's own, for maps and links.
+    #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf/fairlead")]
+    bpffs: PathBuf,
+    /// How many frontends (address, port and protocol) fit.
+    #[arg(long, value_name = "N", default_value_t = Capacity::default().frontends)]
+    max_frontends: u32,
+    /// How many endpoints fit, over all Services.
+    #[arg(long, value_name = "N", default_value_t = Capacity::default().endpoints)]
+    max_endpoints: u32,
+    /// An eBPF object in the place of the embedded one.
+    #[arg(long, value_name = "FILE", hide = true)]
+    ebpf_object: Option<PathBuf>,
+    /// Log more; -v 4 logs everything.
+    #[arg(short, value_name = "LEVEL", default_value_t = 0)]
+    v: u8,
+}
+
+/// Runs until SIGINT or SIGTERM.
+///
+/// # Errors
+/// The node lacks something, or the flags mean nothing; the message says what to do.
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    crate::log(args.v);
+    let node = args.node.meant()?;
+    let mode = args.node.as_typed()?.mode()?;
+    anyhow::ensure!(
+        mode == ProxyMode::Ebpf,
+        "--proxy-mode={}: this build has the mode ebpf only",
+        mode.name(),
+    );
+    let config = Config {
+        bpffs: args.bpffs.clone(),
+        cgroup: args.cgroup.clone(),
+        object: args.ebpf_object.clone(),
+        capacity: Capacity { frontends: args.max_frontends, endpoints: args.max_endpoints },
+    };
+    let cgroup = config.cgroup_dir()?;
+    let status = Status {
+        pid: std::process::id(),
+        mode: mode.name().to_owned(),
+        node: node.node_name.to_string(),
+        cgroup: cgroup.clone(),
+        ..Status::default()
+    };
+    let node_name = Arc::clone(&node.node_name);
+    let check = Box::new(move |plan: &Plan| pods::check(plan, &cgroup));
+    let mut syncer = Syncer::new(Ebpf::new(config), node, Arc::new(Ebpf::can), check)?;
+    let log = syncer.backend().dataplane().and_then(load::Dataplane::take_log);
+
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let watched = args.source.watch(&node_name)?;
+        let (stop, stopped) = watch::channel(false);
+        let (rounds, seen) = watch::channel(None);
+        let (destroyed, n_destroyed) = watch::channel(0);
+        let status_file = file_of(&args.bpffs);
+        let mut syncing = spawn_sync(syncer, watched.feed, rounds, stopped)?;
+        tokio::select! {
+            ended = &mut syncing => return finished(ended),
+            () = watched.task => warn!("the source of objects ended"),
+            () = end_stale_sockets(&args.bpffs, seen.clone(), destroyed) => {}
+            () = tell(status, &status_file, seen, watched.health, n_destroyed) => {}
+            () = drain_log(log) => {}
+            signal = terminated() => info!("{}: leaving what is programmed in place", signal?),
+        }
+        stop.send_replace(true);
+        finished(syncing.await)
+    })
+}
+
+/// Starts the loop on a thread of its own, since it blocks while it writes.
+fn spawn_sync(
+    syncer: Syncer<Ebpf>,
+    feed: FeedReader,
+    rounds: watch::Sender<Option<Arc<Round>>>,
+    stopped: watch::Receiver<bool>,
+) -> anyhow::Result<oneshot::Receiver<Result<(), SyncError>>> {
+    let runtime = runtime::Builder::new_current_thread().enable_time().build()?;
+    let (done, ended) = oneshot::channel();
+    thread::Builder::new().name("sync".to_owned()).spawn(move || {
+        let result = runtime.block_on(sync::run(syncer, feed, rounds, stopped));
+        // Nobody listens only when the process is ending.
+        _ = done.send(result);
+    })?;
+    Ok(ended)
+}
+
+fn finished(
+    ended: Result<Result<(), SyncError>, oneshot::error::RecvError>,
+) -> anyhow::Result<ExitCode> {
+    ended.context("the sync loop died; this is a bug, please report it with the log")??;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// After each round that changed UDP endpoints, ends the sockets that are connected to none.
+async fn end_stale_sockets(
+    bpffs: &Path,
+    mut seen: watch::Receiver<Option<Arc<Round>>>,
+    destroyed: watch::Sender<u64>,
+) {
+    while seen.changed().await.is_ok() {
+        let Some(round) = seen.borrow_and_update().clone() else { continue };
+        if !round.udp_changed {
+            continue;
+        }
+        let pinned = Pinned::under(bpffs);
+        let ended = tokio::task::spawn_blocking(move || match pinned.udp_peers() {
+            Ok(peers) => sockets::destroy(sockets::stale(peers.iter(), &round.plan)),
+            Err(error) => {
+                warn!("cannot look for UDP sockets whose endpoint has gone: {error}");
+                0
+            }
+        });
+        let n = ended.await.unwrap_or_default();
+        if n > 0 {
+            info!(n, "ended connected UDP sockets whose endpoint has gone");
+            destroyed.send_modify(|sum| *sum += n as u64);
+        }
+    }
+}
+
+/// Keeps the status file up to date, and logs each problem once.
+async fn tell(
+    mut status: Status,
+    file: &Path,
+    mut seen: watch::Receiver<Option<Arc<Round>>>,
+    mut health: watch::Receiver<Health>,
+    mut destroyed: watch::Receiver<u64>,
+) {
+    let mut known = BTreeSet::new();
+    let mut warned = false;
+    loop {
+        let round = seen.borrow_and_update().clone();
+        let source = health.borrow_and_update().clone();
+        status.n_sockets_destroyed = *destroyed.borrow_and_update();
+        status.source = source.source.to_string();
+        status.source_errors = source
+            .errors
+            .iter()
+            .map(|(part, error)| (part.to_string(), error.to_string()))
+            .collect();
+        if let Some(round) = round {
+            status.show(&round);
+            log_problems(&status.problems, &mut known);
+        }
+        if let Err(error) = status.write(file)
+            && !warned
+        {
+            warned = true;
+            warn!("cannot write {}, which `fairlead status` reads: {error}", file.display());
+        }
+        tokio::time::sleep(STATUS_PERIOD).await;
+        tokio::select! {
+            changed = seen.changed() => if changed.is_err() { return std::future::pending().await },
+            Ok(()) = health.changed() => {}
+            Ok(()) = destroyed.changed() => {}
+        }
+    }
+}
+
+fn log_problems(problems: &[String], known: &mut BTreeSet<String>) {
+    for problem in problems {
+        if !known.contains(problem) {
+            warn!("{problem}");
+        }
+    }
+    *known = problems.iter().cloned().collect();
+}
+
+/// Passes the programs' log on, in a build that has one.
+async fn drain_log(log: Option<load::Log>) {
+    let Some(mut log) = log else { return std::future::pending().await };
+    loop {
+        log.flush();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// The name of the signal that ended the wait.
+async fn terminated() -> anyhow::Result<&'static str> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = interrupt.recv() => Ok("SIGINT"),
+        _ = terminate.recv() => Ok("SIGTERM"),
+    }
+}

@@ -1,0 +1,97 @@
+//! `fairlead status`: what this node's proxy does, and what the kernel holds.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use load::pinned::Pinned;
+use proxy::status::{Status, file_of};
+
+/// How many problems are shown unless all are asked for.
+const SHOWN_PROBLEMS: usize = 10;
+
+/// Say what this node's proxy does. Exits with 0 when it runs and everything is in the kernel.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The directory that the proxy was started with.
+    #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf/fairlead")]
+    bpffs: PathBuf,
+    /// Show every problem.
+    #[arg(long)]
+    all: bool,
+}
+
+/// Prints the status.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let status = Status::read(&file_of(&args.bpffs)).ok();
+    let running = status.as_ref().filter(|status| runs(status.pid));
+    let mut out = std::io::stdout().lock();
+    let attached = print_kernel(&mut out, &args.bpffs)?;
+    match (running, status.as_ref()) {
+        (Some(status), _) => print_process(&mut out, status, args.all)?,
+        (None, Some(status)) => writeln!(
+            out,
+            "process     not running (last: {}); what is in the kernel goes on",
+            status.pid
+        )?,
+        (None, None) => writeln!(out, "process     none was started with this --bpffs")?,
+    }
+    let good = attached && running.is_some_and(|status| status.in_sync);
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Whether every program is attached.
+fn print_kernel(out: &mut impl Write, bpffs: &Path) -> anyhow::Result<bool> {
+    let pinned = Pinned::under(bpffs);
+    let (attached, all) = (pinned.n_attached(), pinned.n_programs());
+    writeln!(out, "kernel      {attached} of {all} programs attached ({})", bpffs.display())?;
+    if let Ok(frontends) = pinned.n_frontends() {
+        writeln!(out, "            {frontends} frontends")?;
+    }
+    for (counter, count) in pinned.counters().unwrap_or_default() {
+        if count > 0 {
+            writeln!(out, "            {count} {}", counter.name())?;
+        }
+    }
+    Ok(attached == all)
+}
+
+fn print_process(out: &mut impl Write, status: &Status, all: bool) -> anyhow::Result<()> {
+    writeln!(out, "process     {} on node {}, mode {}", status.pid, status.node, status.mode)?;
+    writeln!(out, "cgroup      {}", status.cgroup.display())?;
+    writeln!(out, "objects     {}", status.source)?;
+    for (part, error) in &status.source_errors {
+        writeln!(out, "            {part}: {error}")?;
+    }
+    if !status.in_sync {
+        writeln!(out, "            waiting for the first full list")?;
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "routed      {} Services, {} frontends, {} endpoints",
+        status.n_services, status.n_frontends, status.n_endpoints
+    )?;
+    writeln!(out, "last round  {} µs, {} failed", status.last_round_us, status.last_failed)?;
+    if status.n_sockets_destroyed > 0 {
+        writeln!(out, "sockets     {} stale ones ended", status.n_sockets_destroyed)?;
+    }
+    let shown = if all { status.problems.len() } else { SHOWN_PROBLEMS };
+    writeln!(out, "problems    {}", status.problems.len())?;
+    for problem in status.problems.iter().take(shown) {
+        writeln!(out, "            {problem}")?;
+    }
+    if status.problems.len() > shown {
+        writeln!(out, "            … and more: --all shows them")?;
+    }
+    Ok(())
+}
+
+/// Whether the process is there and is a fairlead.
+fn runs(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/comm"))
+        .is_ok_and(|name| name.trim_end() == "fairlead")
+}
