@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, watch};
 use crate::cluster::{Change, Cluster, Dirty};
 use crate::feed::{FeedReader, FeedWriter, feed};
 use crate::source::files::{Files, OpenFolderError};
+use crate::source::kube::{Connection, Selection};
 use crate::source::script::Script;
 
 /// Batches that may wait for the cluster before the source does.
@@ -63,6 +64,15 @@ pub fn files(dir: &Path, node_name: impl Into<Arc<str>>) -> Result<Watch, OpenFo
     let folder = Files::open(dir)?;
     let name = dir.display().to_string();
     Ok(start(&name, Arc::clone(&node_name), move |out, health| folder.run(node_name, out, health)))
+}
+
+/// Watches an API server, as seen from the node of that name.
+pub fn kube(connection: Connection, node_name: impl Into<Arc<str>>, selection: Selection) -> Watch {
+    let node_name = node_name.into();
+    let url = connection.url().to_owned();
+    start(&url, Arc::clone(&node_name), move |out, health| {
+        connection.run(node_name, selection, out, health)
+    })
 }
 
 /// A cluster that a script speaks for.
