@@ -46,13 +46,49 @@ pub struct NodeFlags {
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("--{flag}={value:?} {wrong}")]
 pub struct ConfigError {
-    flag: &'static str,
+    flag: String,
     value: String,
     /// What is wrong, and what to do.
     wrong: &'static str,
 }
 
 impl NodeFlags {
+    /// Takes a flag by its name, without dashes.
+    ///
+    /// # Errors
+    /// No plan depends on a flag of that name, or it is neither true nor false.
+    pub fn set(&mut self, flag: &str, value: &str) -> Result<(), ConfigError> {
+        let is_true = || match value {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            _ => Err(error(flag, value, "is neither true nor false")),
+        };
+        let text = match flag {
+            "hostname-override" => &mut self.hostname_override,
+            "proxy-mode" => &mut self.proxy_mode,
+            "bind-address" => &mut self.bind_address,
+            "detect-local-mode" => &mut self.detect_local_mode,
+            "cluster-cidr" => &mut self.cluster_cidr,
+            "pod-bridge-interface" => &mut self.pod_bridge_interface,
+            "pod-interface-name-prefix" => &mut self.pod_interface_name_prefix,
+            "nodeport-addresses" => &mut self.nodeport_addresses,
+            "feature-gates" => &mut self.feature_gates,
+            "external-ip-cidrs" => &mut self.external_ip_cidrs,
+            "service-cidrs" => &mut self.service_cidrs,
+            "masquerade-all" => {
+                self.masquerade_all = is_true()?;
+                return Ok(());
+            }
+            "iptables-localhost-nodeports" => {
+                self.no_localhost_nodeports = !is_true()?;
+                return Ok(());
+            }
+            _ => return Err(error(flag, value, "is no flag that a plan depends on")),
+        };
+        value.clone_into(text);
+        Ok(())
+    }
+
     /// What the flags mean.
     ///
     /// # Errors
@@ -195,11 +231,11 @@ impl NodeFlags {
     }
 }
 
-fn error(flag: &'static str, value: &str, wrong: &'static str) -> ConfigError {
-    ConfigError { flag, value: value.to_owned(), wrong }
+fn error(flag: &str, value: &str, wrong: &'static str) -> ConfigError {
+    ConfigError { flag: flag.to_owned(), value: value.to_owned(), wrong }
 }
 
-fn required(flag: &'static str, value: &str, wrong: &'static str) -> Result<(), ConfigError> {
+fn required(flag: &str, value: &str, wrong: &'static str) -> Result<(), ConfigError> {
     if value.is_empty() { Err(error(flag, value, wrong)) } else { Ok(()) }
 }
 
@@ -207,7 +243,7 @@ fn entries(list: &str) -> impl Iterator<Item = &str> {
     list.split(',').map(str::trim).filter(|entry| !entry.is_empty())
 }
 
-fn nets(flag: &'static str, list: &str) -> Result<Vec<IpNet>, ConfigError> {
+fn nets(flag: &str, list: &str) -> Result<Vec<IpNet>, ConfigError> {
     let wrong = "is no range; write it as 10.0.0.0/8 or fd00::/64";
     entries(list).map(|entry| entry.parse().ok().ok_or_else(|| error(flag, entry, wrong))).collect()
 }
