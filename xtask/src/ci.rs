@@ -1,12 +1,13 @@
 //! `cargo xtask ci`: everything a change must pass, cheapest first.
 
+use anyhow::ensure;
+
 use crate::build::{self, ebpf_cargo};
-use crate::platform::Compiler;
+use crate::platform::{self, Compiler};
 use crate::setup::{self, Need};
-use crate::step::Step;
 use crate::test::Test;
 use crate::tidy;
-use crate::workspace::{Workspace, cargo};
+use crate::workspace::Workspace;
 
 /// Check everything that a change must pass: format, tidy, clippy, docs, tests
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -18,6 +19,12 @@ pub(crate) struct Ci {
 
 impl Ci {
     pub(crate) fn run(self, workspace: &Workspace) -> anyhow::Result<()> {
+        for component in ["fmt", "clippy"] {
+            ensure!(
+                platform::has_cargo(component),
+                "cargo {component} is not here: rustup component add rustfmt clippy"
+            );
+        }
         format(workspace)?;
         tidy::run(workspace)?;
         setup::run(workspace, Need::Ci)?;
@@ -33,7 +40,7 @@ fn format(workspace: &Workspace) -> anyhow::Result<()> {
     workspace
         .cargo("format")
         .args(["fmt", "--all", "--check"])
-        .remedy("`cargo fmt --all` formats; `rustup component add rustfmt` brings it.")
+        .remedy("`cargo fmt --all` formats.")
         .show()
 }
 
@@ -43,7 +50,6 @@ fn clippy(workspace: &Workspace) -> anyhow::Result<()> {
         .cargo("clippy")
         .args(["clippy", "--workspace", "--exclude", "prog", "--all-targets"])
         .args(["--", "--deny", "warnings"])
-        .remedy("`rustup component add clippy` brings it, if it is not there.")
         .show()?;
     for features in [&[][..], &["--features", "log"][..]] {
         ebpf_cargo(workspace, Compiler::choose(), "clippy for BPF", "clippy")
@@ -64,7 +70,7 @@ fn docs(workspace: &Workspace) -> anyhow::Result<()> {
 
 /// Licences, duplicates and sources; optional, because it takes minutes to build.
 fn deny(workspace: &Workspace) -> anyhow::Result<()> {
-    if Step::new("cargo-deny", cargo()).args(["deny", "--version"]).text().is_none() {
+    if !platform::has_cargo("deny") {
         eprintln!("── deny: left out, cargo-deny is not installed (cargo install cargo-deny)");
         return Ok(());
     }

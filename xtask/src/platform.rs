@@ -28,6 +28,18 @@ impl Compiler {
         if nightly_serves() { Self::Nightly } else { Self::Debian }
     }
 
+    /// Whether it is here, in the version that bpf-linker understands.
+    pub(crate) fn is_here(self) -> bool {
+        match self {
+            Self::Nightly => true,
+            Self::Debian => Step::new("rustc", "/usr/bin/rustc")
+                .args(["-vV"])
+                .without_env(&["LD_LIBRARY_PATH"])
+                .text()
+                .is_some_and(|version| llvm_of(&version) == Some(LLVM)),
+        }
+    }
+
     /// The Debian packages that bring it.
     pub(crate) fn packages(self) -> &'static [&'static str] {
         match self {
@@ -71,9 +83,9 @@ pub(crate) fn bpf_linker() -> Option<PathBuf> {
     version.split_whitespace().any(|word| word == BPF_LINKER).then_some(linker)
 }
 
-/// Whether `cargo nextest` runs.
-pub(crate) fn has_nextest() -> bool {
-    Step::new("cargo-nextest", cargo()).args(["nextest", "--version"]).text().is_some()
+/// Whether `cargo NAME` runs.
+pub(crate) fn has_cargo(name: &str) -> bool {
+    Step::new(name, cargo()).args([name, "--version"]).text().is_some()
 }
 
 /// Those of the Debian packages that are not installed; all of them where dpkg is not.

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
 
 use crate::platform::{self, BPF_LINKER, Compiler, LLVM, NEXTEST};
 use crate::step::Step;
@@ -55,10 +55,15 @@ impl Missing {
         let compiler = Compiler::choose();
         let bpf_linker = need != Need::Vm && platform::bpf_linker().is_none();
         let wanted = packages(need, compiler, bpf_linker);
+        let mut packages = platform::missing_packages(&wanted);
+        if packages.is_empty() && need != Need::Vm && !compiler.is_here() {
+            // Installed, but from before LLVM 22: apt-get brings the newer one.
+            packages.extend(compiler.packages());
+        }
         Self {
-            packages: platform::missing_packages(&wanted),
+            packages,
             bpf_linker,
-            nextest: matches!(need, Need::Test | Need::Ci) && !platform::has_nextest(),
+            nextest: matches!(need, Need::Test | Need::Ci) && !platform::has_cargo("nextest"),
         }
     }
 
@@ -97,6 +102,8 @@ impl Missing {
         let logs = workspace.target().join("xtask");
         if !self.packages.is_empty() {
             install_packages(&self.packages, &logs)?;
+            let rustc = self.packages.contains(&"rustc-web");
+            ensure!(!rustc || Compiler::Debian.is_here(), "{OLD_RUSTC}");
         }
         if self.bpf_linker {
             Step::new("bpf-linker, about a minute", crate::workspace::cargo())
@@ -135,6 +142,11 @@ pub(crate) const SCRUB: &[&str] = &[
     "RUSTC_WORKSPACE_WRAPPER",
     "LD_LIBRARY_PATH",
 ];
+
+/// Debian 12 itself has rustc-web 1.85; the one with LLVM 22 is in its security archive.
+const OLD_RUSTC: &str = "/usr/bin/rustc is not the one built with LLVM 22. Add to \
+    /etc/apt/sources.list:\n  deb http://deb.debian.org/debian-security bookworm-security main\n\
+    and run `cargo xtask setup` again.";
 
 fn packages(need: Need, compiler: Compiler, bpf_linker: bool) -> BTreeSet<&'static str> {
     if need == Need::Vm {

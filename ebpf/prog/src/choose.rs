@@ -32,7 +32,7 @@ pub(crate) fn slot(peer: Peer, protocol: u8) -> Option<u32> {
     let key = FrontendKey::new(peer.addr, peer.port, protocol);
     // The element may be given to another key between the two looks at it; the check word tells.
     for _ in 0..LOOKS {
-        let value = FRONTENDS.get_ptr(&key)?;
+        let value = FRONTENDS.get_ptr(key)?;
         // SAFETY: the verifier checked the pointer; one aligned word.
         let value = unsafe { value.read_volatile() };
         if let Some(slot) = value.slot(&key) {

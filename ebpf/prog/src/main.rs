@@ -14,6 +14,11 @@
 #![no_std]
 #![no_main]
 #![expect(unsafe_code, reason = "context and map values are raw pointers that the verifier checks")]
+#![expect(
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "naming a field of the context and reading it is one step to the verifier"
+)]
+#![expect(clippy::needless_pass_by_value, reason = "aya's macros pass the context by value")]
 
 mod choose;
 mod hook;

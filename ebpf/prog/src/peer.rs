@@ -26,8 +26,8 @@ impl Peer {
         // The verifier rewrites each access by its offset, so words are read one by one and
         // volatile, lest they be merged into a wider load that it refuses.
         let addr = match family {
-            // SAFETY: a field of the context, which the verifier checks.
             Family::V4 => {
+                // SAFETY: a field of the context, which the verifier checks.
                 Addr::from_v4(unsafe { (&raw const (*sock_addr).user_ip4).read_volatile() })
             }
             Family::V6 => {

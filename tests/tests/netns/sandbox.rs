@@ -61,7 +61,7 @@ fn nothing_is_left_of_a_sandbox() {
     let (dir, cgroup) = (cluster.dir().to_owned(), cluster.cgroup().to_owned());
     assert!(is_mounted(bpffs.parent().unwrap()));
     cluster.remove();
-    assert!(process.wait(SOON).is_ok());
+    process.wait(SOON).unwrap();
     assert!(!dir.exists() && !cgroup.exists() && !is_mounted(bpffs.parent().unwrap()));
 }
 
@@ -86,6 +86,6 @@ fn a_name_in_use_is_refused_with_its_owner() {
 }
 
 fn is_mounted(path: &Path) -> bool {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("procfs is mounted");
     mounts.lines().any(|line| line.split(' ').nth(4) == path.to_str())
 }
