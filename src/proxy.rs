@@ -60,7 +60,7 @@ pub(crate) struct Args {
 ///
 /// # Errors
 /// The node lacks something, or the flags mean nothing; the message says what to do.
-pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     crate::log(args.v);
     let node = args.node.meant()?;
     let mode = args.node.as_typed()?.mode()?;
