@@ -1,4 +1,4 @@
-//! Desired minus actual: ordered operations. [pure]
+//! Desired minus actual: ordered operations. `[pure]`
 //!
 //! The order makes each new connection see its old outcome or its new one at every moment, never
 //! a third: settings, frontends that appear or change, addresses, and last the frontends that go.

@@ -1,4 +1,4 @@
-//! The plan: what the kernel must do, as one ordered, printable value. [pure]
+//! The plan: what the kernel must do, as one ordered, printable value. `[pure]`
 //!
 //! ```text
 //!  Snapshot + NodeConfig ─▶ build (one Service at a time) ─▶ planner (who wins what) ─▶ Plan

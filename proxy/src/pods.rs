@@ -23,7 +23,7 @@ pub struct PodProcess {
     pub cgroup: PathBuf,
 }
 
-/// The addresses of endpoints on this node. [pure]
+/// The addresses of endpoints on this node. `[pure]`
 pub fn local_addresses(plan: &Plan) -> BTreeSet<IpAddr> {
     plan.frontends
         .values()

@@ -1,4 +1,4 @@
-//! Which endpoints of a Service port may serve: policies, topology, terminating fallback. [pure]
+//! Which endpoints of a Service port may serve: policies, topology, terminating fallback. `[pure]`
 //!
 //! Two sets come out, chosen independently of each other (KEP-1669): what traffic under a
 //! `Cluster` policy may use, and what traffic under a `Local` policy may.

@@ -33,7 +33,7 @@ const AF_INET6: u8 = 10;
 /// Cookies of stale sockets, by the cookie of their network namespace.
 pub type Stale = BTreeMap<u64, BTreeSet<u64>>;
 
-/// Which of the noted sockets talk to an endpoint that no longer serves their frontend. [pure]
+/// Which of the noted sockets talk to an endpoint that no longer serves their frontend. `[pure]`
 pub fn stale(peers: impl IntoIterator<Item = (u64, UdpPeer)>, plan: &Plan) -> Stale {
     let mut stale = Stale::new();
     for (cookie, peer) in peers {

@@ -1,4 +1,4 @@
-//! The address plan: which node and pod has which address. [pure]
+//! The address plan: which node and pod has which address. `[pure]`
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -1,4 +1,4 @@
-//! The oracle: what becomes of one new connection, and why. [pure]
+//! The oracle: what becomes of one new connection, and why. `[pure]`
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
