@@ -1,6 +1,9 @@
 //! The binary `fairlead`: a file per subcommand, nothing else.
 
 mod cleanup;
+mod client;
+mod demo;
+mod hello;
 mod node_args;
 mod proxy;
 mod status;
@@ -24,6 +27,11 @@ enum Command {
     Proxy(Box<proxy::Args>),
     Status(status::Args),
     Cleanup(cleanup::Args),
+    Demo(demo::Args),
+    #[command(hide = true)]
+    Hello(hello::Args),
+    #[command(hide = true)]
+    Client(client::Args),
 }
 
 fn main() -> ExitCode {
@@ -32,6 +40,9 @@ fn main() -> ExitCode {
         Command::Proxy(args) => proxy::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Hello(args) => hello::run(args),
+        Command::Client(args) => client::run(args),
     };
     match done {
         Ok(code) => code,

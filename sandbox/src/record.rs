@@ -158,7 +158,19 @@ fn take_down(dir: &Path) -> io::Result<()> {
         unmount(&dir.join("bpf"))?;
         cgroup::remove(&cgroup)?;
     }
+    remove_statuses(&dir.join("bpf"));
     fs::remove_dir_all(dir)
+}
+
+/// A proxy writes its status to `/run/fairlead`, in a file named after its directory on the bpffs.
+fn remove_statuses(bpffs: &Path) {
+    let prefix = bpffs.to_string_lossy().trim_matches('/').replace('/', "-") + "-";
+    let files = fs::read_dir("/run/fairlead").into_iter().flatten().flatten();
+    for file in files.filter(|file| file.file_name().to_string_lossy().starts_with(&prefix)) {
+        if let Err(error) = fs::remove_file(file.path()) {
+            tracing::debug!(file = %file.path().display(), %error, "removing a status failed");
+        }
+    }
 }
 
 /// Detached at once, even if a shell still stands in it.

@@ -5,6 +5,7 @@
 //! close of one request.
 
 use std::{
+    hash::{BuildHasher, Hasher, RandomState},
     io::{self, Read, Write},
     net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket},
     time::{Duration, Instant},
@@ -22,7 +23,7 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Comparison {
     /// [`Protocol::Tcp`] or [`Protocol::Udp`].
     pub protocol: Protocol,
-    /// The servers themselves, taken in turn.
+    /// The servers themselves, taken at random, as the Service takes them.
     pub direct: Vec<SocketAddr>,
     /// The Service in front of them.
     pub service: SocketAddr,
@@ -99,9 +100,16 @@ fn total(times: &[Duration]) -> Duration {
 }
 
 fn round(comparison: &Comparison, targets: &[SocketAddr]) -> io::Result<Vec<Duration>> {
-    let targets = targets.iter().cycle();
-    let n_requests = usize::try_from(comparison.n_requests).map_err(io::Error::other)?;
-    targets.take(n_requests).map(|target| time(comparison.protocol, *target)).collect()
+    let mut dice = RandomState::new().build_hasher();
+    (0..comparison.n_requests)
+        .map(|request_idx| {
+            // Servers that were asked just now answer faster: neither way may have more of that.
+            dice.write_u32(request_idx);
+            let target_idx = usize::try_from(dice.finish() >> 32).map_err(io::Error::other)?;
+            let target = targets.get(target_idx % targets.len().max(1));
+            time(comparison.protocol, *target.ok_or(io::ErrorKind::InvalidInput)?)
+        })
+        .collect()
 }
 
 fn time(protocol: Protocol, target: SocketAddr) -> io::Result<Duration> {

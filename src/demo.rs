@@ -1,0 +1,64 @@
+//! `fairlead demo`: one Service in front of three pods, on this machine, in half a minute.
+
+mod cluster;
+mod cost;
+mod heal;
+mod interrupt;
+mod keep;
+mod screen;
+mod spread;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use anyhow::bail;
+
+use self::{cluster::Cluster, interrupt::Interrupt, screen::Screen};
+
+/// The sandbox's name: one demo at a time.
+const NAME: &str = "demo";
+
+/// Show a Service at work: three pods on this machine, routed by eBPF
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Leave the pods and the proxy running at the end, until Ctrl-C
+    #[arg(long)]
+    keep: bool,
+    /// End a demo that is running, and sweep up after one that was killed
+    #[arg(long, conflicts_with_all = ["keep", "in_pod"])]
+    stop: bool,
+    /// Run a command in a pod of a demo that is running
+    #[arg(long = "in", value_name = "POD", requires = "command", conflicts_with = "keep")]
+    in_pod: Option<String>,
+    /// The command, after `--`
+    #[arg(last = true, requires = "in_pod")]
+    command: Vec<OsString>,
+}
+
+/// Runs the demo to its end. An error says what did not go as it should.
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let mut screen = Screen::new();
+    if args.stop {
+        keep::stop(&mut screen)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let (Some(pod), Some((program, arguments))) = (&args.in_pod, args.command.split_first()) {
+        return keep::run_in(pod, program, arguments);
+    }
+    let interrupt = Interrupt::catch()?;
+    match show(&mut screen, &interrupt, args.keep) {
+        // Whatever failed, failed because the programs were told to end as well.
+        Err(_) if interrupt.has_come() => bail!("interrupted; nothing is left behind"),
+        outcome => outcome.map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// Every step needs the one before it; the cluster ends with this function, however it ends.
+fn show(screen: &mut Screen, interrupt: &Interrupt, keep: bool) -> anyhow::Result<()> {
+    screen.title("fairlead demo: one Service, three pods, routed in the kernel by eBPF")?;
+    let mut cluster = Cluster::build(screen, interrupt)?;
+    spread::show(screen, interrupt, &cluster)?;
+    cost::show(screen, interrupt, &cluster)?;
+    heal::show(screen, interrupt, &mut cluster)?;
+    screen.success("Every pod was hit, and no request failed.")?;
+    if keep { keep::hold(screen, interrupt, cluster) } else { keep::suggest(screen) }
+}

@@ -1,0 +1,101 @@
+//! What is left to do with a demo: look around, send requests, end it.
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    path::Path,
+    process::{ExitCode, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use sandbox::{Sandbox, wait};
+
+use super::{NAME, cluster::Cluster, interrupt::Interrupt, screen::Screen};
+
+/// For ever, as far as a person at a terminal is concerned.
+const A_YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+/// How long a demo may take to end.
+const END_WITHIN: Duration = Duration::from_secs(30);
+
+/// Keeps all of it until Ctrl-C, and says what can be done meanwhile.
+pub(super) fn hold(
+    screen: &mut Screen,
+    interrupt: &Interrupt,
+    cluster: Cluster,
+) -> anyhow::Result<()> {
+    let this = this();
+    let (objects, bpffs) = (cluster.folder.path().display(), cluster.bpffs.display());
+    let slices = format!("{objects}/{}-endpoints.yaml", cluster.service.name());
+    screen.line("")?;
+    screen.line("All of it goes on running. In another terminal, as root:")?;
+    for (what, command) in [
+        ("ask the Service, as the pod `client`", {
+            format!("{this} demo --in client -- curl -s http://{}", cluster.service_v4().ip())
+        }),
+        ("ask the proxy how it is", format!("{this} status --bpffs {bpffs}")),
+        ("change the endpoints: what you write is in force at once", format!("editor {slices}")),
+        ("kill the proxy: the Service goes on", format!("kill -9 {}", cluster.proxy.id())),
+        ("end the demo (or Ctrl-C here)", format!("{this} demo --stop")),
+    ] {
+        screen.line("")?;
+        screen.line(&format!("# {what}"))?;
+        screen.line(&command)?;
+    }
+    interrupt.wait_until(A_YEAR, || false).map(drop).or_else(|_| {
+        drop(cluster);
+        screen.success("Ended; nothing is left behind.").map_err(Into::into)
+    })
+}
+
+/// What to try next, when nothing is left running.
+pub(super) fn suggest(screen: &mut Screen) -> anyhow::Result<()> {
+    let this = this();
+    screen.line("Nothing is left behind. Next:")?;
+    screen.line("")?;
+    screen.line(&format!("{:<44}# the same, left running", format!("{this} demo --keep")))?;
+    screen.line(&format!("{:<44}# on a node of a cluster", format!("{this} proxy --help")))?;
+    Ok(())
+}
+
+/// Ends the demo that is running, if one is, and sweeps up after one that was killed.
+pub(super) fn stop(screen: &mut Screen) -> anyhow::Result<()> {
+    if let Some(pid) = Sandbox::owner(NAME) {
+        kill(Pid::from_raw(pid), Signal::SIGTERM)
+            .with_context(|| format!("ending the demo in process {pid}"))?;
+        if !wait::until(END_WITHIN, || Sandbox::owner(NAME) != Some(pid)) {
+            bail!("the demo in process {pid} has not ended within {} s", END_WITHIN.as_secs());
+        }
+        screen.line(&format!("ended the demo in process {pid}"))?;
+    }
+    Sandbox::sweep()?;
+    Ok(screen.line("no demo is running, and nothing is left behind")?)
+}
+
+/// Runs a command in a pod, and ends as it ends.
+pub(super) fn run_in(
+    pod: &str,
+    program: &OsStr,
+    arguments: &[OsString],
+) -> anyhow::Result<ExitCode> {
+    if Sandbox::owner(NAME).is_none() {
+        bail!("no demo is running: start one with `{} demo --keep`", this());
+    }
+    let launch = Sandbox::command_in(NAME, pod, program)
+        .with_context(|| format!("the demo has no pod {pod}"))?;
+    let mut process = launch.args(arguments).in_foreground().stdin(Stdio::inherit()).spawn()?;
+    let code = process.wait(A_YEAR)?.code().and_then(|code| u8::try_from(code).ok());
+    Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+/// How this program was called, so that the next command can be copied.
+pub(super) fn this() -> String {
+    let called = env::args_os().next().unwrap_or_else(|| "fairlead".into());
+    let here = env::current_dir().unwrap_or_default();
+    let called = Path::new(&called);
+    called.strip_prefix(here).unwrap_or(called).display().to_string()
+}

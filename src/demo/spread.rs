@@ -1,0 +1,73 @@
+//! Requests through the Service's address, and which pods they reach.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::bail;
+use sandbox::traffic::{Load, Protocol, Tally};
+
+use super::{
+    cluster::Cluster,
+    interrupt::Interrupt,
+    screen::{Screen, count},
+};
+
+/// For each protocol and family.
+const RATE: u32 = 300;
+const DURATION: Duration = Duration::from_millis(1500);
+
+pub(super) fn show(
+    screen: &mut Screen,
+    interrupt: &Interrupt,
+    cluster: &Cluster,
+) -> anyhow::Result<()> {
+    screen.step("Requests to the Service's address: HTTP and UDP, over IPv4 and IPv6")?;
+    screen.progress("sending ...")?;
+    let kinds = [Protocol::Http, Protocol::Udp];
+    let targets = [cluster.service_v4(), cluster.service_v6()];
+    let loads = kinds.iter().flat_map(|protocol| {
+        targets.map(|target| Load {
+            target,
+            protocol: *protocol,
+            rate: RATE,
+            duration: Some(DURATION),
+            timeout: Duration::from_secs(2),
+        })
+    });
+    let clients = loads
+        .map(|load| Ok((load.clone(), cluster.fairlead.client(&cluster.client, &load)?)))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    interrupt.wait_until(DURATION, || false)?;
+    let mut total: BTreeMap<String, u64> = BTreeMap::new();
+    for (load, client) in clients {
+        let tally = client.finish()?;
+        check(&load, &tally, cluster)?;
+        for (name, n) in tally.answers {
+            *total.entry(name).or_default() += n;
+        }
+    }
+    let most = total.values().copied().max().unwrap_or_default();
+    screen.line(&format!("{} requests, all answered:", count(total.values().sum())))?;
+    for (name, n) in total {
+        screen.bar(&name, n, most)?;
+    }
+    Ok(())
+}
+
+/// Every pod, of every protocol and family, and no failure.
+fn check(load: &Load, tally: &Tally, cluster: &Cluster) -> anyhow::Result<()> {
+    let way = format!("{} to {}", load.protocol, load.target);
+    if tally.failed > 0 {
+        bail!(
+            "{} of {} requests failed ({way}): {:?}",
+            tally.failed,
+            tally.requests,
+            tally.failures
+        );
+    }
+    let missed: Vec<_> =
+        cluster.web_names().filter(|name| !tally.answers.contains_key(*name)).collect();
+    if !missed.is_empty() {
+        bail!("{} was never hit by {} requests ({way})", missed.join(", "), tally.requests);
+    }
+    Ok(())
+}
