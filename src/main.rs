@@ -3,8 +3,10 @@
 mod cleanup;
 mod client;
 mod demo;
+mod explain;
 mod hello;
 mod node_args;
+mod plan;
 mod proxy;
 mod status;
 
@@ -25,6 +27,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Proxy(Box<proxy::Args>),
+    Plan(Box<plan::Args>),
+    Explain(Box<explain::Args>),
     Status(status::Args),
     Cleanup(cleanup::Args),
     Demo(demo::Args),
@@ -38,6 +42,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
         Command::Proxy(args) => proxy::run(&args),
+        Command::Plan(args) => plan::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
         Command::Demo(args) => demo::run(&args),

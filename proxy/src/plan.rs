@@ -30,6 +30,7 @@ use model::problem::Problem;
 mod build;
 pub mod frontend;
 pub mod planner;
+pub mod print;
 pub mod route;
 pub mod settings;
 pub mod trace;

@@ -269,9 +269,9 @@ impl<'a> ServiceBuild<'a> {
             }
         };
         Routes {
-            pod: Route { target: target.clone(), masquerade: masquerade(false) },
-            node: Route { target: target.clone(), masquerade: masquerade(true) },
-            outside: Route { target, masquerade: masquerade(true) },
+            pod: Route::new(target.clone(), masquerade(false)),
+            node: Route::new(target.clone(), masquerade(true)),
+            outside: Route::new(target, masquerade(true)),
         }
     }
 
@@ -399,16 +399,16 @@ impl Sets {
 
 /// The routes of a node port, a load balancer's VIP or an external IP.
 fn external(sets: &Sets, local: bool) -> Routes {
-    let cluster = Route { target: sets.cluster(), masquerade: Masquerade::Always };
+    let cluster = Route::new(sets.cluster(), Masquerade::Always);
     if !local {
         return Routes::same(&cluster);
     }
     // What this node's pods and the node itself send has not left the cluster: the policy is for
     // traffic from outside (the "short circuit").
     Routes {
-        pod: Route { target: sets.cluster(), masquerade: Masquerade::Hairpin },
+        pod: Route::new(sets.cluster(), Masquerade::Hairpin),
         node: cluster,
-        outside: Route { target: sets.local(), masquerade: Masquerade::Hairpin },
+        outside: Route::new(sets.local(), Masquerade::Hairpin),
     }
 }
 

@@ -53,6 +53,16 @@ pub struct Route {
     pub masquerade: Masquerade,
 }
 
+impl Route {
+    /// A route. What goes nowhere is not masqueraded, so that equal routes are equal values.
+    pub const fn new(target: Target, masquerade: Masquerade) -> Self {
+        match target {
+            Target::Endpoints(_) => Self { target, masquerade },
+            Target::Drop | Target::Reject => Self { target, masquerade: Masquerade::Hairpin },
+        }
+    }
+}
+
 /// Where a new connection goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {

@@ -1,5 +1,6 @@
 //! Settings: what holds for every frontend of the node.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use model::node::Node;
 
 use crate::by_family::ByFamily;
 use crate::config::{DetectLocal, LocalhostNodePorts, NodeConfig, NodePortAddress};
+use crate::plan::print::listed;
 
 /// What holds for every frontend of the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,6 +66,28 @@ impl NodePorts {
     pub fn serve(&self, address: &IpAddr) -> bool {
         let ranges = if address.is_loopback() { &self.loopback_within } else { &self.within };
         ranges.iter().any(|range| range.contains(address))
+    }
+}
+
+impl fmt::Display for PodSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cidr(range) => write!(f, "from {range}"),
+            Self::Interface(name) => write!(f, "by interface {name}"),
+            Self::InterfacePrefix(prefix) => write!(f, "by interface {prefix}*"),
+        }
+    }
+}
+
+impl fmt::Display for NodePorts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let within = listed(&self.within);
+        let loopback = listed(&self.loopback_within);
+        match (within.is_empty(), loopback.is_empty()) {
+            (true, true) => f.write_str("none"),
+            (false, true) => write!(f, "in {within}, except loopback"),
+            (_, false) => write!(f, "in {within}, of loopback in {loopback}"),
+        }
     }
 }
 

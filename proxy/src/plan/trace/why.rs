@@ -9,6 +9,7 @@ use model::slices::MergedEndpoint;
 
 use crate::config::DetectLocal;
 use crate::plan::build::Context;
+use crate::plan::print::listed;
 use crate::plan::trace::{Packet, Step, View, is_host};
 use crate::plan::{
     At, EndpointSet, Frontend, FrontendKey, FrontendKind, Masquerade, Route, SourceKind, Target,
@@ -480,8 +481,4 @@ fn near_miss(
     let told = plan.into_iter().flat_map(|plan| plan.problems.iter()).map(ToString::to_string);
     let reasons: Vec<String> = told.collect();
     (!reasons.is_empty()).then(|| reasons.join("; "))
-}
-
-fn listed(ranges: &[ipnet::IpNet]) -> String {
-    ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

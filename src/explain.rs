@@ -1,0 +1,179 @@
+//! `fairlead explain`: what becomes of one connection, and why.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use model::cluster::Snapshot;
+use model::name::{Family, Protocol};
+use model::parse::parse_ip;
+use proxy::plan::plan;
+use proxy::plan::trace::{Decision, Masquerading, Packet, Verdict, View, trace};
+use serde::Serialize;
+
+use crate::node_args::{NodeArgs, SourceArgs};
+use crate::plan::{Output, snapshot, supports};
+
+/// Say what becomes of a connection as this node sees it, line by line: which Service, which rule,
+/// which endpoints and why the others not.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The client: an address; a port after it is allowed, and does not matter.
+    #[arg(value_name = "SRC_IP", value_parser = source)]
+    source_ip: IpAddr,
+    /// Where it connects to: `10.96.0.10:53/udp`, `[fd00::10]:80/tcp`.
+    #[arg(value_name = "DST_IP:PORT/PROTO", value_parser = destination)]
+    to: Destination,
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    node: NodeArgs,
+    /// The interface on which the packet arrives, where pods are told by it.
+    #[arg(long, value_name = "NAME")]
+    interface: Option<String>,
+    /// Addresses of this node besides those of its Node object, comma-separated.
+    #[arg(long, value_name = "ADDRESSES", value_delimiter = ',')]
+    host_addresses: Vec<IpAddr>,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Destination {
+    socket: SocketAddr,
+    protocol: Protocol,
+}
+
+/// Prints the decision.
+///
+/// # Errors
+/// The flags mean nothing, or the objects cannot be listed.
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    anyhow::ensure!(
+        Family::of(&args.source_ip) == Family::of(&args.to.socket.ip()),
+        "{} and {} are of different families; give both of one",
+        args.source_ip,
+        args.to.socket.ip(),
+    );
+    let config = args.node.meant()?;
+    let mode = args.node.as_typed()?.mode()?;
+    let snapshot = snapshot(&args.source, &config.node_name)?;
+    let plan = plan(&snapshot, &config);
+    let host = host(args, &snapshot);
+    let view = View { plan: &plan, snapshot: &snapshot, config: &config, host: &host };
+    let packet = Packet {
+        source: args.source_ip,
+        interface: args.interface.as_deref().map(Into::into),
+        destination: args.to.socket,
+        protocol: args.to.protocol,
+    };
+    let mut decision = trace(&view, &packet);
+    if let Some((_, frontend)) = &decision.frontend
+        && let Err(unsupported) = supports(mode, frontend)
+    {
+        let beyond = format!("beyond --proxy-mode={}: {unsupported}", mode.name());
+        decision.why.push(beyond);
+    }
+    let mut out = std::io::stdout().lock();
+    match args.output {
+        Output::Json => {
+            serde_json::to_writer(&mut out, &Explanation::from(&decision))?;
+            writeln!(out)?;
+        }
+        Output::Text => print(&mut out, &packet, &decision)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn host(args: &Args, snapshot: &Snapshot) -> BTreeSet<IpAddr> {
+    let own = snapshot.node.iter().flat_map(|node| node.addresses.iter());
+    own.chain(&args.host_addresses).copied().collect()
+}
+
+/// What `-o json` prints; the form is fixed.
+#[derive(Debug, Serialize)]
+struct Explanation {
+    verdict: &'static str,
+    endpoints: Vec<String>,
+    masquerade: bool,
+    service: Option<String>,
+    frontend: Option<&'static str>,
+    why: Vec<String>,
+}
+
+impl From<&Decision> for Explanation {
+    fn from(decision: &Decision) -> Self {
+        Self {
+            verdict: match &decision.verdict {
+                Verdict::Endpoints(_) => "endpoints",
+                Verdict::Drop => "drop",
+                Verdict::Reject => "reject",
+                Verdict::NotOurs => "not-ours",
+            },
+            endpoints: endpoints(decision),
+            masquerade: decision.masquerade == Masquerading::Yes,
+            service: decision.service().map(ToString::to_string),
+            frontend: decision.kind().map(proxy::plan::FrontendKind::name),
+            why: decision.why.clone(),
+        }
+    }
+}
+
+/// In the order of their text.
+fn endpoints(decision: &Decision) -> Vec<String> {
+    let Verdict::Endpoints(set) = &decision.verdict else { return Vec::new() };
+    let mut endpoints: Vec<String> =
+        set.iter().map(|endpoint| endpoint.address.to_string()).collect();
+    endpoints.sort();
+    endpoints
+}
+
+fn print(out: &mut impl Write, packet: &Packet, decision: &Decision) -> std::io::Result<()> {
+    let protocol = packet.protocol.to_string().to_lowercase();
+    writeln!(out, "{} → {}/{protocol}", packet.source, packet.destination)?;
+    if let (Some(service), Some(kind)) = (decision.service(), decision.kind()) {
+        writeln!(out, "Service   {service} ({})", kind.name())?;
+    }
+    let outcome = match &decision.verdict {
+        Verdict::Endpoints(_) => format!("to {}", endpoints(decision).join(" or ")),
+        Verdict::Drop => "DROP, without an answer".to_owned(),
+        Verdict::Reject => "REJECT, with ICMP port unreachable".to_owned(),
+        Verdict::NotOurs => "not ours".to_owned(),
+    };
+    let masquerade = match (&decision.verdict, decision.masquerade) {
+        (_, Masquerading::Yes) => ", masqueraded",
+        (_, Masquerading::IfItself) => ", masqueraded only if sent to itself",
+        (Verdict::Endpoints(_), Masquerading::No) => ", not masqueraded",
+        (_, Masquerading::No) => "",
+    };
+    writeln!(out, "outcome   {outcome}{masquerade}")?;
+    for (idx, line) in decision.why.iter().enumerate() {
+        let title = if idx == 0 { "because" } else { "" };
+        writeln!(out, "{title:<9} {line}")?;
+    }
+    Ok(())
+}
+
+fn source(text: &str) -> anyhow::Result<IpAddr> {
+    parse_ip(text)
+        .or_else(|| text.parse().ok().map(|socket: SocketAddr| socket.ip().to_canonical()))
+        .context("is no address; write it as 10.0.0.7 or fd00::7")
+}
+
+fn destination(text: &str) -> anyhow::Result<Destination> {
+    const FORM: &str = "is no destination; write it as 10.96.0.10:53/udp or [fd00::10]:80/tcp";
+    let (socket, protocol) = text.rsplit_once('/').context(FORM)?;
+    let socket = match socket.parse::<SocketAddr>() {
+        Ok(socket) => SocketAddr::new(socket.ip().to_canonical(), socket.port()),
+        Err(_) => {
+            let (address, port) = socket.rsplit_once(':').context(FORM)?;
+            let address = parse_ip(address).filter(IpAddr::is_ipv4).context(FORM)?;
+            SocketAddr::new(address, port.parse().ok().context(FORM)?)
+        }
+    };
+    let protocol = Protocol::parse(&protocol.to_uppercase())?;
+    Ok(Destination { socket, protocol })
+}
