@@ -14,6 +14,7 @@ mod document;
 mod folder;
 mod mailbox;
 mod object;
+mod plain;
 mod reader;
 
 use std::collections::{BTreeMap, BTreeSet};

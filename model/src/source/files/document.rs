@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::parse::Names;
 use crate::problem::Problem;
 use crate::source::files::object::{Found, Header, OUT_OF_ORDER, ObjectSeed, read_slowly};
+use crate::source::files::plain;
 
 /// What one file gave.
 #[derive(Debug, Default)]
@@ -71,7 +72,7 @@ impl Document {
             return;
         };
         let found = &mut contents.found;
-        let before = (found.objects.len(), found.problems.len(), found.n_others);
+        let before = found.mark();
         let is_json = text.trim_start().starts_with('{');
         let read = if is_json {
             read_json(text, self.first_line, found, names).map_err(Some)
@@ -102,6 +103,10 @@ impl Document {
 }
 
 impl Found {
+    const fn mark(&self) -> (usize, usize, usize) {
+        (self.objects.len(), self.problems.len(), self.n_others)
+    }
+
     fn rewind(&mut self, (n_objects, n_problems, n_others): (usize, usize, usize)) {
         self.objects.truncate(n_objects);
         self.problems.truncate(n_problems);
@@ -149,6 +154,11 @@ fn read_yaml(
     found: &mut Found,
     names: &mut Names,
 ) -> Result<(), String> {
+    let before = found.mark();
+    if plain::read(text, ObjectSeed { found, names, header: Header::default() }).is_ok() {
+        return Ok(());
+    }
+    found.rewind(before);
     serde_saphyr::with_deserializer_from_str_with_options(text, options(), |yaml| {
         ObjectSeed { found, names, header: Header::default() }.deserialize(yaml)
     })
