@@ -234,11 +234,18 @@ async fn a_broken_document_keeps_what_it_held_and_its_neighbours_change() {
     folder.write("a.yaml", &format!("{wrong}---\n{}", service("cart", "10.0.0.5")));
     folder.until_ips(&[("web", "10.0.0.1"), ("cart", "10.0.0.5")]).await;
     let told = problems(&folder.seen);
-    assert_eq!(told.len(), 1, "{told:#?}");
+    assert_eq!(told.len(), 2, "{told:#?}");
     assert!(told[0].starts_with("a.yaml: Service shop/web, document 1: line 4"), "{told:#?}");
+    assert_eq!(told[1], "a.yaml: file: what it held before stays as it was: Service shop/web");
 
-    folder.write("a.yaml", &service("cart", "10.0.0.6"));
-    folder.until_ips(&[("cart", "10.0.0.6")]).await;
+    // So does a value that leaves no Service over.
+    let wrong = service("web", "10.0.0.4").replace("spec: {", "spec: {type: Gateway, ");
+    folder.write("a.yaml", &format!("{wrong}---\n{}", service("cart", "10.0.0.6")));
+    folder.until_ips(&[("web", "10.0.0.1"), ("cart", "10.0.0.6")]).await;
+    assert_eq!(problems(&folder.seen).len(), 2);
+
+    folder.write("a.yaml", &service("cart", "10.0.0.7"));
+    folder.until_ips(&[("cart", "10.0.0.7")]).await;
     assert_eq!(problems(&folder.seen), [""; 0]);
 }
 

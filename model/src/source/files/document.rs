@@ -73,9 +73,12 @@ impl Document {
         };
         let found = &mut contents.found;
         let before = found.mark();
-        let is_json = text.trim_start().starts_with('{');
+        let body = text.strip_prefix("---").unwrap_or(text).trim_start();
+        let is_json = body.starts_with('{');
         let read = if is_json {
-            read_json(text, self.first_line, found, names).map_err(Some)
+            let head = text.len() - body.len();
+            let first_line = self.first_line + n_lines(text, head);
+            read_json(body, first_line, found, names).map_err(Some)
         } else {
             Err(None)
         };
@@ -86,12 +89,14 @@ impl Document {
         });
         let Err(reason) = read else { return };
         found.rewind(before);
-        let stopped = Some(reason.clone()).filter(|reason| !reason.contains(OUT_OF_ORDER));
-        let taken =
-            value(text, is_json).is_some_and(|value| read_slowly(value, stopped, found, names));
-        if !taken {
+        let stopped = Some(reason).filter(|reason| !reason.contains(OUT_OF_ORDER));
+        let told = stopped.clone();
+        let slowly = value(if is_json { body } else { text }, is_json, self.first_line)
+            .and_then(|value| read_slowly(value, stopped, found, names).map_err(str::to_owned));
+        if let Err(reason) = slowly {
             found.rewind(before);
             contents.has_unreadable = true;
+            let reason = told.unwrap_or(reason);
             let reason = format!("{reason}; mend it, its neighbours are not affected");
             found.problems.push(Problem::new(title, "", reason));
             return;
@@ -136,7 +141,7 @@ fn read_json(
         let seed = ObjectSeed { found, names, header: Header::default() };
         seed.deserialize(&mut json).map_err(|error| {
             let read = text.len() - rest.len();
-            let lines_read = text.bytes().take(read).filter(|&byte| byte == b'\n').count();
+            let lines_read = n_lines(text, read);
             let place = format!(" at line {} column {}", error.line(), error.column());
             let reason = error.to_string().replacen(&place, "", 1);
             let line = first_line + lines_read + error.line().saturating_sub(1);
@@ -146,6 +151,11 @@ fn read_json(
         rest = rest.get(end.max(1)..).unwrap_or_default();
     }
     Ok(())
+}
+
+/// Line ends among so many bytes.
+fn n_lines(text: &str, n_bytes: usize) -> usize {
+    text.bytes().take(n_bytes).filter(|&byte| byte == b'\n').count()
 }
 
 fn read_yaml(
@@ -175,9 +185,15 @@ fn told(error: &serde_saphyr::Error, first_line: usize) -> String {
     format!("line {line}, column {}: {}", location.column(), text.replacen(&place, "", 1))
 }
 
-fn value(text: &str, is_json: bool) -> Option<Value> {
+fn value(text: &str, is_json: bool, first_line: usize) -> Result<Value, String> {
     let json = if is_json { serde_json::from_str(text).ok() } else { None };
-    json.or_else(|| serde_saphyr::from_str_with_options(text, options()).ok())
+    json.map_or_else(
+        || {
+            serde_saphyr::from_str_with_options(text, options())
+                .map_err(|error| told(&error, first_line))
+        },
+        Ok,
+    )
 }
 
 /// As much as a dump of a large cluster in one document needs; an alias bomb needs more.

@@ -93,7 +93,7 @@ impl Folder {
                 kept.insert(key.clone());
             }
         }
-        if has_unreadable && !kept.is_empty() {
+        if !kept.is_empty() {
             problems.push(Problem::new("file", "", told_kept(&kept)));
         }
         for key in before.iter().filter(|key| !now.contains_key(key) && !kept.contains(key)) {

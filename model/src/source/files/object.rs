@@ -30,6 +30,19 @@ pub(super) struct Key {
     pub(super) name: NamespacedName,
 }
 
+impl Key {
+    /// The key of what claims to be an object, whether it is one or not.
+    fn of(kind: ObjectKind, namespace: Option<&str>, name: &str, names: &mut Names) -> Self {
+        let namespace = match namespace {
+            _ if !kind.is_namespaced() => "",
+            Some(namespace) if !namespace.is_empty() => namespace,
+            _ => "default",
+        };
+        let name = NamespacedName { namespace: names.share(namespace), name: names.share(name) };
+        Self { kind, name }
+    }
+}
+
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.name.namespace.is_empty() {
@@ -171,7 +184,7 @@ impl ObjectSeed<'_> {
         match first {
             Some(key) if key == "items" && (unsure || is_list) => return self.list(map),
             Some(_) if unsure => return Err(A::Error::custom(OUT_OF_ORDER)),
-            None if unsure => return Err(A::Error::custom("no apiVersion or no kind; give both")),
+            None if unsure => return Err(A::Error::custom(NO_KIND)),
             None if is_list => return Ok(()),
             Some(_) if is_list => {}
             first => {
@@ -232,23 +245,28 @@ impl ObjectSeed<'_> {
                 }
                 let object = Namespace::deserialize(object)?;
                 let parsed = parse::namespace(&object.metadata, names);
-                self.keep(parsed, |name| (cluster_key(kind, &name), Object::Namespace));
+                self.keep(kind, &object.metadata, parsed, |name| {
+                    (cluster_key(kind, &name), Object::Namespace)
+                });
             }
             ObjectKind::Node => {
-                let parsed = parse::node(&core::Node::deserialize(object)?, names);
-                self.keep(parsed, |node| {
+                let object = core::Node::deserialize(object)?;
+                let parsed = parse::node(&object, names);
+                self.keep(kind, &object.metadata, parsed, |node| {
                     (cluster_key(kind, &node.name), Object::Node(Arc::new(node)))
                 });
             }
             ObjectKind::Service => {
-                let parsed = parse::service(&core::Service::deserialize(object)?, names);
-                self.keep(parsed, |service| {
+                let object = core::Service::deserialize(object)?;
+                let parsed = parse::service(&object, names);
+                self.keep(kind, &object.metadata, parsed, |service| {
                     (Key { kind, name: service.name.clone() }, Object::Service(Arc::new(service)))
                 });
             }
             ObjectKind::EndpointSlice => {
-                let parsed = parse::slice(&discovery::EndpointSlice::deserialize(object)?, names);
-                self.keep(parsed, |slice| {
+                let object = discovery::EndpointSlice::deserialize(object)?;
+                let parsed = parse::slice(&object, names);
+                self.keep(kind, &object.metadata, parsed, |slice| {
                     let name = slice.name.clone();
                     (Key { kind, name }, Object::Slices(vec![Arc::new(slice)]))
                 });
@@ -269,26 +287,42 @@ impl ObjectSeed<'_> {
         self.found.objects.push((key, Object::Slices(slices)));
     }
 
-    fn keep<T>(&mut self, parsed: Parsed<T>, entry: impl FnOnce(T) -> (Key, Object)) {
+    fn keep<T>(
+        &mut self,
+        kind: ObjectKind,
+        metadata: &ObjectMeta,
+        parsed: Parsed<T>,
+        entry: impl FnOnce(T) -> (Key, Object),
+    ) {
+        if parsed.object.is_none() && !parsed.problems.is_empty() {
+            let name = metadata.name.as_deref().unwrap_or_default();
+            let key = Key::of(kind, metadata.namespace.as_deref(), name, self.names);
+            self.found.broken.push(key);
+        }
         self.found.problems.extend(parsed.problems);
         self.found.objects.extend(parsed.object.map(entry));
     }
 }
+
+const NO_KIND: &str = "no apiVersion or no kind; give both";
 
 /// Says that the document must be read the slow way.
 pub(super) const OUT_OF_ORDER: &str = "apiVersion and kind are not first";
 
 /// Reads a document that did not go the fast way, object by object: its broken ones become
 /// problems under their own names. `stopped` is where the fast way stopped, which is at the first
-/// broken object. Says whether the document was read at all.
+/// broken object.
+///
+/// # Errors
+/// It holds no object at all; says why.
 pub(super) fn read_slowly(
     document: Value,
     mut stopped: Option<String>,
     found: &mut Found,
     names: &mut Names,
-) -> bool {
+) -> Result<(), &'static str> {
     let header = header_of(&document);
-    let Value::Object(mut map) = document else { return false };
+    let Value::Object(mut map) = document else { return Err("no Kubernetes object") };
     let mut read_one = |item, of_items: &Header, place: &str| {
         read_value(item, of_items, &mut stopped, (&mut *found, &mut *names), place);
     };
@@ -299,15 +333,11 @@ pub(super) fn read_slowly(
             for (idx, item) in items.into_iter().enumerate() {
                 read_one(item, &of_items, &format!("item {idx}"));
             }
-            true
         }
-        _ => {
-            header.kind.is_some() && {
-                read_one(Value::Object(map), &Header::default(), "object");
-                true
-            }
-        }
+        _ if header.kind.is_none() || header.api_version.is_none() => return Err(NO_KIND),
+        _ => read_one(Value::Object(map), &Header::default(), "object"),
     }
+    Ok(())
 }
 
 fn read_value(
@@ -360,15 +390,8 @@ fn key_of(object: &Value, of_items: &Header, names: &mut Names) -> Option<Key> {
     let kind = header.object_kind()?;
     let metadata = object.get("metadata")?;
     let name = metadata.get("name")?.as_str()?;
-    let namespace = match metadata.get("namespace").and_then(Value::as_str) {
-        _ if !kind.is_namespaced() => "",
-        Some(namespace) if !namespace.is_empty() => namespace,
-        _ => "default",
-    };
-    Some(Key {
-        kind,
-        name: NamespacedName { namespace: names.share(namespace), name: names.share(name) },
-    })
+    let namespace = metadata.get("namespace").and_then(Value::as_str);
+    Some(Key::of(kind, namespace, name, names))
 }
 
 fn cluster_key(kind: ObjectKind, name: &Arc<str>) -> Key {
