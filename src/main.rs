@@ -2,6 +2,7 @@
 
 mod cleanup;
 mod client;
+mod control;
 mod demo;
 mod explain;
 mod hello;
@@ -31,6 +32,7 @@ enum Command {
     Explain(Box<explain::Args>),
     Status(status::Args),
     Cleanup(cleanup::Args),
+    Control(control::Args),
     Demo(demo::Args),
     #[command(hide = true)]
     Hello(hello::Args),
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         Command::Explain(args) => explain::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
+        Command::Control(args) => control::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Hello(args) => hello::run(args),
         Command::Client(args) => client::run(args),

@@ -12,10 +12,9 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("prog", &["abi"]),
     ("load", &["abi"]),
     ("proxy", &["model", "abi", "load"]),
-    ("dns", &["model"]),
     ("sandbox", &[]),
-    ("fairlead", &["model", "proxy", "dns", "load", "sandbox"]),
-    ("tests", &["model", "abi", "load", "proxy", "dns", "sandbox", "fairlead"]),
+    ("fairlead", &["model", "proxy", "load", "sandbox"]),
+    ("tests", &["model", "abi", "load", "proxy", "sandbox", "fairlead"]),
     ("xtask", &[]),
 ];
 
