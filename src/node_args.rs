@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
+use model::source::kube::{Connection, KubeConfig, Selection};
 use model::watch::Watch;
 use proxy::config::{NodeConfig, NodeFlags};
 
@@ -11,8 +12,14 @@ use proxy::config::{NodeConfig, NodeFlags};
 #[derive(Debug, Args)]
 pub(crate) struct SourceArgs {
     /// A folder of Kubernetes YAML, watched, in the place of an API server.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "master"])]
     pub(crate) objects: Option<PathBuf>,
+    /// How to reach the API server; in a pod, its service account by default.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// The API server's URL, in the place of the kubeconfig's.
+    #[arg(long, value_name = "URL")]
+    pub(crate) master: Option<String>,
 }
 
 /// kube-proxy's flags on which a plan depends.
@@ -95,16 +102,20 @@ impl NodeArgs {
 }
 
 impl SourceArgs {
-    /// Begins to watch.
+    /// Begins to watch the folder, or else what routing needs of the API server.
     ///
     /// # Errors
-    /// Nothing was named, or it cannot be watched.
-    pub(crate) fn watch(&self, node_name: &str) -> anyhow::Result<Watch> {
-        let dir = self
-            .objects
-            .as_deref()
-            .context("no objects to route: name a folder of Kubernetes YAML with --objects DIR")?;
-        Ok(model::watch::files(dir, node_name)?)
+    /// It cannot be watched.
+    pub(crate) async fn watch(&self, node_name: &str) -> anyhow::Result<Watch> {
+        if let Some(dir) = &self.objects {
+            return Ok(model::watch::files(dir, node_name)?);
+        }
+        let config =
+            KubeConfig { kubeconfig: self.kubeconfig.clone(), master: self.master.clone() };
+        let connection = Connection::find(&config)
+            .await
+            .context("or name a folder of Kubernetes YAML with --objects DIR")?;
+        Ok(model::watch::kube(connection, node_name, Selection::for_proxy()))
     }
 }
 

@@ -80,7 +80,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 pub(crate) fn snapshot(source: &SourceArgs, node_name: &str) -> anyhow::Result<Snapshot> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let Watch { mut feed, health, mut task } = source.watch(node_name)?;
+        let Watch { mut feed, health, mut task } = source.watch(node_name).await?;
         let update = tokio::select! {
             update = feed.next() => update,
             () = &mut task => None,

@@ -90,7 +90,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let watched = args.source.watch(&node_name)?;
+        let watched = args.source.watch(&node_name).await?;
         let (stop, stopped) = watch::channel(false);
         let (rounds, seen) = watch::channel(None);
         let (destroyed, n_destroyed) = watch::channel(0);
