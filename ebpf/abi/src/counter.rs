@@ -19,7 +19,8 @@ pub enum Counter {
     /// An unconnected UDP socket talks to more frontends than it can remember; the oldest was
     /// forgotten, and late answers from it will show its endpoint's address.
     Forgotten = 6,
-    /// `UDP_PEERS` is full: this connected UDP socket will not be told when its endpoint goes.
+    /// `UDP_PEERS` is full: this connected UDP socket has storage instead, and will not be ended
+    /// when its endpoint goes.
     Unindexed = 7,
     /// A connect or send leads nowhere: the Service has endpoints, but none that may serve here.
     Dropped = 8,

@@ -12,8 +12,8 @@ pub const FLOWS: usize = 8;
 pub struct Socket {
     /// How many flows were ever stored; the next one goes to this modulo [`FLOWS`].
     pub stored: u32,
-    /// 1 while the socket's cookie stands in `UDP_PEERS`.
-    pub indexed: u32,
+    /// Zero.
+    pub pad: u32,
     /// The frontends that the socket talks to.
     pub flows: [Flow; FLOWS],
 }
@@ -34,8 +34,9 @@ pub struct Flow {
     pub generation: u32,
 }
 
-/// Value of `UDP_PEERS`: a connected UDP socket's peer, by socket cookie. The kernel runs no hook
-/// when a connected socket sends, so user space ends such a socket once its endpoint has gone.
+/// Value of `UDP_PEERS`: a connected UDP socket's peer, by socket cookie, until the socket closes.
+/// Such a socket has no storage. The kernel runs no hook when it sends, so user space ends it once
+/// its endpoint has gone.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UdpPeer {

@@ -1,7 +1,7 @@
 //! What each kind of hook does.
 
 use abi::counter::Counter;
-use abi::socket::{Flow, Socket};
+use abi::socket::Flow;
 use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_set_retval};
 use aya_ebpf::programs::{SockAddrContext, SockContext};
@@ -9,7 +9,9 @@ use aya_ebpf::programs::{SockAddrContext, SockContext};
 use crate::choose::{Choice, choose, slot, still_serves};
 use crate::maps::{UDP_PEERS, count};
 use crate::peer::{Family, Peer};
-use crate::remember::{flow_to, frontend_of, index, known, make, store, unindex};
+use crate::remember::{
+    connected_frontend, flow_to, forget_connected, frontend_of, known, make, note_connected, store,
+};
 
 /// What a cgroup program returns to let the call go on.
 const ALLOW: i32 = 1;
@@ -19,6 +21,8 @@ const DENY: i32 = 0;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const SOCK_DGRAM: u32 = 2;
+/// The state of a connected socket, of UDP as well.
+const TCP_ESTABLISHED: u32 = 1;
 
 const EAGAIN: i32 = 11;
 const ENOMEM: i32 = 12;
@@ -36,13 +40,11 @@ pub(crate) fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
         Choice::Nowhere => return lead_nowhere(),
         Choice::Unsettled => return deny(EAGAIN),
     };
+    if protocol == UDP && note_connected(ctx, &flow) {
+        return translate(ctx, family, flow);
+    }
     match make(ctx) {
-        Some(socket) => {
-            store(socket, flow);
-            if protocol == UDP {
-                index(ctx, socket, &flow);
-            }
-        }
+        Some(socket) => store(socket, flow),
         // A TCP connection works all the same; an answer to a UDP socket would come from an
         // address that the program never named.
         None if protocol == TCP => count(Counter::Unremembered),
@@ -86,8 +88,13 @@ pub(crate) fn sendmsg(ctx: &SockAddrContext, family: Family) -> i32 {
 /// `recvfrom()`, `recvmsg()` and `getpeername()`: the program is told the address that it named.
 #[inline(always)]
 pub(crate) fn reverse(ctx: &SockAddrContext, family: Family) -> i32 {
+    let endpoint = Peer::read(ctx, family);
     if let Some(socket) = known(ctx)
-        && let Some(frontend) = frontend_of(socket, Peer::read(ctx, family))
+        && let Some(frontend) = frontend_of(socket, endpoint)
+    {
+        frontend.write(ctx, family);
+    } else if is_connected_udp(ctx)
+        && let Some(frontend) = connected_frontend(ctx, endpoint)
     {
         frontend.write(ctx, family);
     }
@@ -111,13 +118,21 @@ pub(crate) fn release(ctx: &SockContext) -> i32 {
 /// A connect to what is no Service: a UDP socket may have been connected to one before.
 #[inline(always)]
 fn elsewhere(ctx: &SockAddrContext, protocol: u8) -> i32 {
-    if protocol == UDP
-        && let Some(socket) = known(ctx)
-    {
-        let socket: *mut Socket = socket;
-        unindex(ctx, socket);
+    if protocol == UDP {
+        forget_connected(ctx);
     }
     ALLOW
+}
+
+/// Whether the hook's socket can have an entry in `UDP_PEERS`.
+#[inline(always)]
+fn is_connected_udp(ctx: &SockAddrContext) -> bool {
+    // SAFETY: a field of the context, which the verifier checks.
+    let sk = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
+    // SAFETY: checked for null first; the verifier knows the socket's fields.
+    protocol(ctx) == Some(UDP)
+        && !sk.is_null()
+        && unsafe { (&raw const (*sk).state).read_volatile() } == TCP_ESTABLISHED
 }
 
 #[inline(always)]

@@ -74,9 +74,10 @@ pub(crate) fn store(socket: *mut Socket, flow: Flow) {
     unsafe { (*socket).stored = stored.wrapping_add(1) };
 }
 
-/// Notes a connected UDP socket for the day its endpoint goes.
+/// Notes a connected UDP socket: for its peer's name, and for the day its endpoint goes. Cheaper
+/// than storage (measured: half), and user space can read it. Says whether there was room.
 #[inline(always)]
-pub(crate) fn index(ctx: &SockAddrContext, socket: *mut Socket, flow: &Flow) {
+pub(crate) fn note_connected(ctx: &SockAddrContext, flow: &Flow) -> bool {
     // SAFETY: the context is the hook's own.
     let netns = unsafe { bpf_get_netns_cookie(ctx.sock_addr.cast()) };
     let peer = UdpPeer {
@@ -87,25 +88,28 @@ pub(crate) fn index(ctx: &SockAddrContext, socket: *mut Socket, flow: &Flow) {
         pad: 0,
         netns,
     };
-    if UDP_PEERS.insert(cookie(ctx), peer, 0).is_err() {
+    let noted = UDP_PEERS.insert(cookie(ctx), peer, 0).is_ok();
+    if !noted {
         count(Counter::Unindexed);
-        return;
     }
-    // SAFETY: the verifier checked the pointer.
-    unsafe { (*socket).indexed = 1 };
+    noted
 }
 
-/// Takes back [`index`], for a socket that is connected to something else now.
+/// Takes back [`note_connected`], for a socket that is connected to something else now.
 #[inline(always)]
-pub(crate) fn unindex(ctx: &SockAddrContext, socket: *mut Socket) {
-    // SAFETY: the verifier checked the pointer.
-    if unsafe { (*socket).indexed } == 0 {
-        return;
-    }
-    // An absent entry is what is wanted.
+pub(crate) fn forget_connected(ctx: &SockAddrContext) {
+    // Most sockets have no entry, which is what is wanted.
     _ = UDP_PEERS.remove(cookie(ctx));
-    // SAFETY: as above.
-    unsafe { (*socket).indexed = 0 };
+}
+
+/// The frontend to which a UDP socket is connected, if this is the endpoint that it got.
+#[inline(always)]
+pub(crate) fn connected_frontend(ctx: &SockAddrContext, endpoint: Peer) -> Option<Peer> {
+    let peer = UDP_PEERS.get_ptr(cookie(ctx))?;
+    // SAFETY: the verifier checked the pointer; only this socket's own hooks write the entry.
+    let peer = unsafe { &*peer };
+    (peer.endpoint_port == endpoint.port && peer.endpoint == endpoint.addr)
+        .then_some(Peer { addr: peer.frontend, port: peer.frontend_port })
 }
 
 #[inline(always)]
