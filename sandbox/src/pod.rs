@@ -102,6 +102,13 @@ impl Pod {
         Launch::new(program.as_ref(), &self.name, &self.netns, &self.cgroup)
     }
 
+    /// A program to start in the pod's network, but beside its node's cgroup: what is attached to
+    /// that cgroup does not see its sockets.
+    pub fn command_outside_cgroup(&self, program: impl AsRef<OsStr>) -> Launch {
+        let above = self.node.cgroup().parent().unwrap_or_else(|| self.node.cgroup());
+        Launch::new(program.as_ref(), &self.name, &self.netns, above)
+    }
+
     /// What the link between the pod and its node carried from and to the pod.
     ///
     /// # Errors

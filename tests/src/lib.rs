@@ -1,6 +1,14 @@
-//! What the tests above a unit test have in common: the case files and the stage they play on.
+//! Everything above a unit test: what the tiers and the benches share.
+//!
+//! Tests play text cases: [`case`] reads them, [`objects`] makes snapshots of them, [`stage`] is
+//! where their packets come from. Benches compare: [`stats`] says how, [`cycles`] is what is timed,
+//! [`population`] makes many Services, [`binary`] finds what was built.
 
+pub mod binary;
 pub mod case;
 pub mod cluster;
+pub mod cycles;
 pub mod objects;
+pub mod population;
 pub mod stage;
+pub mod stats;

@@ -1,0 +1,187 @@
+//! Connect, ask, be answered, close: as fast as one thread can, one after another, each timed.
+//!
+//! The client is a process of its own, so that its sockets belong to its pod's cgroup; it is told
+//! what to do over its standard input, a line a round, and answers with a line of times.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::{ChildStdin, ChildStdout, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+use sandbox::{Launch, Process};
+
+/// How a cycle goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cycle {
+    /// TCP: connect, one byte there, one byte back, closed by the server.
+    Tcp,
+    /// UDP: connect, one datagram there and one back, close.
+    Udp,
+    /// UDP: one datagram there and one back by sendto and recvfrom, close.
+    UdpUnconnected,
+}
+
+impl Cycle {
+    /// A word for tables and for the client's input.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::UdpUnconnected => "udp-sendto",
+        }
+    }
+
+    fn parse(word: &str) -> Option<Self> {
+        [Self::Tcp, Self::Udp, Self::UdpUnconnected].into_iter().find(|cycle| cycle.name() == word)
+    }
+
+    fn once(self, target: SocketAddr) -> io::Result<()> {
+        let mut byte = [0];
+        match self {
+            Self::Tcp => {
+                let mut stream = TcpStream::connect(target)?;
+                stream.write_all(b"x")?;
+                stream.read_exact(&mut byte)?;
+                // The server closes first, so that it is the one that remembers the connection.
+                stream.read(&mut byte).map(drop)
+            }
+            Self::Udp => {
+                let socket = any_socket(target)?;
+                socket.connect(target)?;
+                socket.send(b"x")?;
+                socket.recv(&mut byte).map(drop)
+            }
+            Self::UdpUnconnected => {
+                let socket = any_socket(target)?;
+                socket.send_to(b"x", target)?;
+                let (_, from) = socket.recv_from(&mut byte)?;
+                if from == target { Ok(()) } else { Err(io::Error::other("a stranger answered")) }
+            }
+        }
+    }
+}
+
+fn any_socket(target: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = match target {
+        SocketAddr::V4(_) => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)),
+        SocketAddr::V6(_) => UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)),
+    }?;
+    // A datagram may be lost; the bench must not hang on it.
+    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+    Ok(socket)
+}
+
+/// Keeps this process on one core. Client and server share it: then a cycle costs what it costs,
+/// and neither waking the other core nor what runs there is part of it.
+fn stay_on_one_core() -> io::Result<()> {
+    let mut cores = CpuSet::new();
+    cores.set(0)?;
+    Ok(sched_setaffinity(Pid::this(), &cores)?)
+}
+
+/// Answers on a port over both protocols, until killed.
+///
+/// # Errors
+/// The port is taken.
+pub fn serve(port: u16) -> io::Result<()> {
+    stay_on_one_core()?;
+    let udp = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))?;
+    let tcp = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))?;
+    std::thread::Builder::new().name("udp".to_owned()).spawn(move || {
+        let mut byte = [0];
+        while let Ok((_, from)) = udp.recv_from(&mut byte) {
+            // A client that is gone is no reason to stop.
+            _ = udp.send_to(b"y", from);
+        }
+    })?;
+    println_flushed("ready")?;
+    for stream in tcp.incoming() {
+        let mut byte = [0];
+        // As above.
+        _ = stream.and_then(|mut stream| {
+            stream.read_exact(&mut byte)?;
+            stream.write_all(b"y")
+        });
+    }
+    Ok(())
+}
+
+/// Does what standard input says, a line a round: `tcp 10.96.0.10:80 100`. Answers with the
+/// nanoseconds of each cycle.
+///
+/// # Errors
+/// A cycle fails, or a line makes no sense.
+pub fn obey() -> io::Result<()> {
+    stay_on_one_core()?;
+    println_flushed("ready")?;
+    for line in io::stdin().lock().lines() {
+        let line = line?;
+        let mut words = line.split(' ');
+        let nonsense = || io::Error::new(io::ErrorKind::InvalidInput, line.clone());
+        let cycle = words.next().and_then(Cycle::parse).ok_or_else(nonsense)?;
+        let target = words.next().and_then(|word| word.parse().ok()).ok_or_else(nonsense)?;
+        let n: usize = words.next().and_then(|word| word.parse().ok()).ok_or_else(nonsense)?;
+        let mut times = Vec::with_capacity(n);
+        for _ in 0..n {
+            let started = Instant::now();
+            cycle.once(target)?;
+            times.push(started.elapsed().as_nanos().to_string());
+        }
+        println_flushed(&times.join(" "))?;
+    }
+    Ok(())
+}
+
+fn println_flushed(line: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
+}
+
+/// A process that obeys.
+#[derive(Debug)]
+pub struct Client {
+    _process: Process,
+    tell: ChildStdin,
+    hear: BufReader<ChildStdout>,
+}
+
+impl Client {
+    /// Starts it, and waits until it listens.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn start(launch: Launch) -> io::Result<Self> {
+        let mut process = launch
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(io::Error::other)?;
+        let (Some(tell), Some(hear)) = (process.stdin(), process.stdout()) else {
+            return Err(io::Error::other("a process without pipes"));
+        };
+        let mut hear = BufReader::new(hear);
+        hear.read_line(&mut String::new())?;
+        Ok(Self { _process: process, tell, hear })
+    }
+
+    /// One round: that many cycles, each in nanoseconds.
+    ///
+    /// # Errors
+    /// The client ended, because a cycle failed.
+    pub fn round(&mut self, cycle: Cycle, target: SocketAddr, n: usize) -> io::Result<Vec<f64>> {
+        writeln!(self.tell, "{} {target} {n}", cycle.name())?;
+        self.tell.flush()?;
+        let mut line = String::new();
+        self.hear.read_line(&mut line)?;
+        let times: Vec<f64> =
+            line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        if times.len() == n {
+            Ok(times)
+        } else {
+            Err(io::Error::other(format!("a {} cycle to {target} failed", cycle.name())))
+        }
+    }
+}
