@@ -172,6 +172,22 @@ async fn an_editor_that_moves_the_old_file_away_takes_nothing_down() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn edits_in_quick_succession_take_nothing_down() {
+    let mut folder = Folder::new(&[("a.yaml", &service("web", "10.0.0.1"))]).await;
+    let (path, old) = (folder.path("a.yaml"), folder.path("a.yaml~"));
+    let editor = tokio::task::spawn_blocking(move || {
+        for round in 0..500 {
+            fs::rename(&path, &old).unwrap();
+            fs::write(&path, service("web", &format!("10.1.{}.{}", round >> 8, round & 255)))
+                .unwrap();
+        }
+    });
+    let last = |seen: &Snapshot| ips(seen)["web"] == "10.1.1.243";
+    folder.until(last, |seen| ips(seen).contains_key("web")).await;
+    editor.await.unwrap();
+}
+
 #[tokio::test]
 async fn a_file_is_not_read_while_it_is_being_written() {
     use std::io::Write;

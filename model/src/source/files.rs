@@ -17,7 +17,7 @@ mod object;
 mod plain;
 mod reader;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,12 +30,12 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::cluster::Change;
 use crate::source::files::mailbox::{Mail, Mailbox, Seen};
-use crate::source::files::reader::{Read, Reader, identity};
+use crate::source::files::reader::{Read, Reader, Reason, identity};
 use crate::watch::HealthReport;
 
 /// So long a file that is gone may take to come back.
 const GONE_AFTER: Duration = Duration::from_millis(100);
-/// So long a file may stay open for writing before it is read as it is.
+/// A file that stays open is read as it is so long after it was last written.
 const OPEN_FOR: Duration = Duration::from_secs(1);
 /// How often the folder is compared with what was read.
 const COMPARE_EVERY: Duration = Duration::from_secs(10);
@@ -83,9 +83,13 @@ impl Files {
             let compare = mail.everything || due.is_comparison(now);
             due.note(&mail, now);
             let files = due.take_ready(now);
+            let news = self.mailbox.news();
             let step = move || {
-                let read =
-                    if is_listed { reader.follow(&files, compare) } else { reader.read_all() };
+                let read = if is_listed {
+                    reader.follow(&files, compare, &news)
+                } else {
+                    reader.read_all()
+                };
                 (reader, files, read)
             };
             let Ok((back, files, read)) = spawn_blocking(step).await else { return };
@@ -102,7 +106,7 @@ impl Files {
                 Err(error) => {
                     let what = format!("cannot list {}: {error}", self.dir.display());
                     health.failed(PART, &what, "what was read stays in force; restore it");
-                    due.later(&files, now);
+                    due.later(files, now);
                 }
             }
             if compare {
@@ -132,10 +136,10 @@ impl Files {
 /// What a problem with the folder itself is filed under.
 const PART: &str = "folder";
 
-/// Which file is to be looked at when. No clock: the moments come in.
+/// Which file is to be looked at when, and why. No clock: the moments come in.
 #[derive(Debug)]
 struct Due {
-    files: BTreeMap<Arc<str>, Instant>,
+    files: BTreeMap<Arc<str>, (Instant, Reason)>,
     comparison: Instant,
 }
 
@@ -147,32 +151,42 @@ impl Due {
     fn note(&mut self, mail: &Mail, now: Instant) {
         for (file, seen) in &mail.files {
             let at = match seen {
-                Seen::Whole => now,
-                Seen::Gone => now + GONE_AFTER,
-                Seen::Open => now + OPEN_FOR,
+                Seen::Whole => (now, Reason::Changed),
+                Seen::Open => (now + OPEN_FOR, Reason::Changed),
+                Seen::Gone => (now + GONE_AFTER, Reason::Gone),
+                Seen::Touched => {
+                    self.files.entry(Arc::clone(file)).or_insert((now, Reason::Changed));
+                    continue;
+                }
             };
             self.files.insert(Arc::clone(file), at);
         }
     }
 
-    fn take_ready(&mut self, now: Instant) -> BTreeSet<Arc<str>> {
-        self.files.extract_if(.., |_, at| *at <= now).map(|(file, _)| file).collect()
+    fn take_ready(&mut self, now: Instant) -> BTreeMap<Arc<str>, Reason> {
+        let ready = self.files.extract_if(.., |_, (at, _)| *at <= now);
+        ready.map(|(file, (_, reason))| (file, reason)).collect()
     }
 
     fn found(&mut self, read: &Read, at_once: bool, now: Instant) {
-        self.later(&read.torn, now);
         let wait = if at_once { Duration::ZERO } else { OPEN_FOR };
-        for file in &read.differing.changed {
-            self.files.entry(Arc::clone(file)).or_insert(now + wait);
-        }
-        for file in &read.differing.gone {
-            self.files.entry(Arc::clone(file)).or_insert(now + GONE_AFTER);
+        let again = [
+            (&read.torn, OPEN_FOR, Reason::Changed),
+            (&read.missing, GONE_AFTER, Reason::Gone),
+            (&read.differing.changed, wait, Reason::Changed),
+            (&read.differing.gone, GONE_AFTER, Reason::Gone),
+        ];
+        for (files, wait, reason) in again {
+            for file in files {
+                self.files.entry(Arc::clone(file)).or_insert((now + wait, reason));
+            }
         }
     }
 
-    fn later(&mut self, files: &BTreeSet<Arc<str>>, now: Instant) {
-        for file in files {
-            self.files.entry(Arc::clone(file)).or_insert(now + OPEN_FOR);
+    /// Looking failed altogether.
+    fn later(&mut self, files: BTreeMap<Arc<str>, Reason>, now: Instant) {
+        for (file, reason) in files {
+            self.files.entry(file).or_insert((now + OPEN_FOR, reason));
         }
     }
 
@@ -185,6 +199,6 @@ impl Due {
     }
 
     fn next(&self) -> Instant {
-        self.files.values().copied().fold(self.comparison, Instant::min)
+        self.files.values().map(|(at, _)| *at).fold(self.comparison, Instant::min)
     }
 }

@@ -6,7 +6,8 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind, RemoveKind, RenameMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
@@ -21,11 +22,23 @@ pub(super) struct Mailbox {
     _watcher: RecommendedWatcher,
 }
 
+/// The news of one folder, as the reader of its files sees them.
 #[derive(Debug, Default)]
-struct News {
-    mail: Mutex<Mail>,
+pub(super) struct News {
+    state: Mutex<State>,
     arrived: Notify,
+    caught_up: Condvar,
 }
+
+#[derive(Debug, Default)]
+struct State {
+    mail: Mail,
+    /// Somebody waits for the folder itself to be reported opened.
+    is_awaited: bool,
+}
+
+/// The kernel reports what happens within microseconds; this is for one that does not at all.
+const CATCH_UP_WITHIN: Duration = Duration::from_secs(1);
 
 /// All news since the last look.
 #[derive(Debug, Default)]
@@ -44,6 +57,8 @@ pub(super) enum Seen {
     Open,
     /// Deleted or renamed away.
     Gone,
+    /// Its permissions or times changed; says nothing against what else was seen.
+    Touched,
 }
 
 impl Mailbox {
@@ -67,7 +82,11 @@ impl Mailbox {
     }
 
     pub(super) fn take(&self) -> Mail {
-        std::mem::take(&mut *self.news.lock())
+        std::mem::take(&mut self.news.lock().mail)
+    }
+
+    pub(super) fn news(&self) -> Arc<News> {
+        Arc::clone(&self.news)
     }
 
     /// Asks for a comparison of everything.
@@ -77,19 +96,41 @@ impl Mailbox {
 }
 
 impl News {
-    fn lock(&self) -> MutexGuard<'_, Mail> {
-        self.mail.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until everything that happened to the folder before this call has been noted. Events
+    /// come in order, so it makes one, by opening the folder, and waits for that. Blocks.
+    pub(super) fn catch_up(&self, folder: &Path) {
+        self.lock().is_awaited = true;
+        if fs::File::open(folder).is_err() {
+            return;
+        }
+        let awaited = |state: &mut State| state.is_awaited;
+        let state = self.lock();
+        drop(self.caught_up.wait_timeout_while(state, CATCH_UP_WITHIN, awaited));
+    }
+
+    /// Whether a file was changed again since the mail was taken.
+    pub(super) fn is_superseded(&self, file: &str) -> bool {
+        self.lock().mail.files.get(file).is_some_and(|seen| *seen != Seen::Touched)
     }
 
     fn compare(&self) {
-        self.lock().everything = true;
+        self.lock().mail.everything = true;
         self.arrived.notify_one();
     }
 
     fn note(&self, folder: &Path, event: &Event) {
         if event.need_rescan() || event.paths.iter().any(|path| path == folder) {
-            if !matches!(event.kind, EventKind::Access(_)) {
-                self.compare();
+            match event.kind {
+                EventKind::Access(AccessKind::Open(_)) => {
+                    self.lock().is_awaited = false;
+                    self.caught_up.notify_all();
+                }
+                EventKind::Access(_) => {}
+                _ => self.compare(),
             }
             return;
         }
@@ -100,7 +141,12 @@ impl News {
         if name == "..data" {
             self.compare();
         } else if is_object_file(name) {
-            self.lock().files.insert(name.into(), seen);
+            let mut state = self.lock();
+            let known = state.mail.files.entry(name.into()).or_insert(seen);
+            if seen != Seen::Touched {
+                *known = seen;
+            }
+            drop(state);
             self.arrived.notify_one();
         }
     }
@@ -120,7 +166,8 @@ fn seen(path: &Path, kind: EventKind) -> Option<Seen> {
                 .is_ok_and(|metadata| metadata.is_symlink() || metadata.nlink() > 1);
             Some(if is_link { Seen::Whole } else { Seen::Open })
         }
-        EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Metadata(_)) => Some(Seen::Open),
+        EventKind::Modify(ModifyKind::Data(_)) => Some(Seen::Open),
+        EventKind::Modify(ModifyKind::Metadata(_)) => Some(Seen::Touched),
         _ => None,
     }
 }

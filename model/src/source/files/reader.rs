@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use crate::cluster::Change;
 use crate::parse::Names;
-use crate::source::files::document;
+use crate::source::files::document::{self, Contents};
 use crate::source::files::folder::{Folder, lists_begin, lists_done};
+use crate::source::files::mailbox::News;
 
 /// Larger files are refused.
 const MAX_FILE_BYTES: u64 = 64 << 20;
@@ -23,6 +24,17 @@ pub(super) struct Reader {
     names: Names,
     /// What each file looked like when it was read.
     read: BTreeMap<Arc<str>, Looks>,
+}
+
+/// How one look at a file ended.
+#[derive(Debug)]
+enum Look {
+    Contents(Looks, Box<Contents>),
+    TooLarge(Looks),
+    Unreadable(io::Error),
+    /// It was written meanwhile.
+    Torn,
+    Missing,
 }
 
 /// Equal looks, equal contents.
@@ -51,7 +63,18 @@ pub(super) struct Read {
     pub(super) changes: Vec<Change>,
     /// Files that were written while they were read: neither the old nor the new ones.
     pub(super) torn: BTreeSet<Arc<str>>,
+    /// Files that went before they were read, and may be coming back.
+    pub(super) missing: BTreeSet<Arc<str>>,
     pub(super) differing: Differing,
+}
+
+/// Why a file is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// It may have other contents.
+    Changed,
+    /// It was gone, and has had the time to come back.
+    Gone,
 }
 
 /// Which files differ from what was read.
@@ -72,67 +95,57 @@ impl Reader {
     /// The folder cannot be listed.
     pub(super) fn read_all(&mut self) -> io::Result<Read> {
         let files = self.differing()?.changed;
-        let mut changes = lists_begin();
-        changes.push(self.folder.made_node());
-        let torn = self.look(&files, &mut changes);
-        changes.extend(lists_done());
-        Ok(Read { changes, torn, ..Read::default() })
+        let mut read = Read { changes: lists_begin(), ..Read::default() };
+        read.changes.push(self.folder.made_node());
+        for file in files {
+            let look = self.look_at(&file);
+            self.take(&file, look, &mut read);
+        }
+        read.changes.extend(lists_done());
+        Ok(read)
     }
 
     /// Reads these files again, and compares the folder with what was read when asked to.
     ///
+    /// What was read counts only if nobody began to change the file before it was read. Reading
+    /// cannot tell a file that is empty from one that is empty for now, but the news can.
+    ///
     /// # Errors
     /// The folder cannot be listed.
-    pub(super) fn follow(&mut self, files: &BTreeSet<Arc<str>>, compare: bool) -> io::Result<Read> {
-        let differing = if compare { self.differing()? } else { Differing::default() };
-        let mut changes = Vec::new();
-        let torn = self.look(files, &mut changes);
-        Ok(Read { changes, torn, differing })
-    }
-
-    /// Reads files and says which of them changed meanwhile.
-    fn look(
+    pub(super) fn follow(
         &mut self,
-        files: &BTreeSet<Arc<str>>,
-        changes: &mut Vec<Change>,
-    ) -> BTreeSet<Arc<str>> {
-        files.iter().filter(|file| !self.look_at(file, changes)).cloned().collect()
+        files: &BTreeMap<Arc<str>, Reason>,
+        compare: bool,
+        news: &News,
+    ) -> io::Result<Read> {
+        let mut read = Read::default();
+        let mut looks = Vec::with_capacity(files.len());
+        for (file, reason) in files {
+            looks.push((file, reason, self.look_at(file)));
+        }
+        if !looks.is_empty() {
+            news.catch_up(&self.dir);
+        }
+        for (file, reason, look) in looks {
+            match look {
+                // The later news bring it back here.
+                _ if news.is_superseded(file) => {}
+                Look::Missing if *reason == Reason::Gone => {
+                    self.read.remove(file);
+                    self.folder.remove(file, &mut read.changes);
+                }
+                look => self.take(file, look, &mut read),
+            }
+        }
+        if compare {
+            read.differing = self.differing()?;
+        }
+        Ok(read)
     }
 
-    fn look_at(&mut self, file: &Arc<str>, changes: &mut Vec<Change>) -> bool {
-        let path = self.dir.join(&**file);
-        let looks = match fs::metadata(&path) {
-            Ok(metadata) if metadata.is_file() => Looks::of(&metadata),
-            // A directory or a device of that name is as good as no file.
-            Ok(_) => return self.forget(file, changes),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return self.forget(file, changes);
-            }
-            Err(error) => {
-                self.unreadable(file, &error, changes);
-                return true;
-            }
-        };
-        if looks.size > MAX_FILE_BYTES {
-            self.read.insert(Arc::clone(file), looks);
-            let why = format!(
-                "{} MiB, and at most {} are read; split it",
-                looks.size >> 20,
-                MAX_FILE_BYTES >> 20
-            );
-            self.folder.unreadable(file, why, changes);
-            return true;
-        }
-        let contents = File::open(&path).and_then(|open| {
-            let text = BufReader::with_capacity(64 << 10, open.take(MAX_FILE_BYTES));
-            document::read(text, &mut self.names)
-        });
-        // Somebody wrote while we read: this is neither the old nor the new file.
-        if fs::metadata(&path).ok().as_ref().map(Looks::of) != Some(looks) {
-            return false;
-        }
-        match contents {
-            Ok(contents) => {
+    fn take(&mut self, file: &Arc<str>, look: Look, read: &mut Read) {
+        match look {
+            Look::Contents(looks, contents) => {
                 self.read.insert(Arc::clone(file), looks);
                 tracing::debug!(
                     file = &**file,
@@ -140,23 +153,48 @@ impl Reader {
                     other_kinds = contents.found.n_others,
                     "read"
                 );
-                self.folder.set(file, contents, changes);
+                self.folder.set(file, *contents, &mut read.changes);
             }
-            Err(error) => self.unreadable(file, &error, changes),
+            Look::TooLarge(looks) => {
+                self.read.insert(Arc::clone(file), looks);
+                let (is, may) = (looks.size >> 20, MAX_FILE_BYTES >> 20);
+                let why = format!("{is} MiB, and at most {may} are read; split it");
+                self.folder.unreadable(file, why, &mut read.changes);
+            }
+            Look::Unreadable(error) => {
+                self.read.remove(file);
+                let why = format!("{error}; make it readable for this process");
+                self.folder.unreadable(file, why, &mut read.changes);
+            }
+            Look::Torn => drop(read.torn.insert(Arc::clone(file))),
+            Look::Missing => drop(read.missing.insert(Arc::clone(file))),
         }
-        true
     }
 
-    fn forget(&mut self, file: &Arc<str>, changes: &mut Vec<Change>) -> bool {
-        self.read.remove(file);
-        self.folder.remove(file, changes);
-        true
-    }
-
-    fn unreadable(&mut self, file: &Arc<str>, error: &io::Error, changes: &mut Vec<Change>) {
-        self.read.remove(file);
-        let why = format!("{error}; make it readable for this process");
-        self.folder.unreadable(file, why, changes);
+    fn look_at(&mut self, file: &str) -> Look {
+        let path = self.dir.join(file);
+        let looks = match fs::metadata(&path) {
+            Ok(metadata) if metadata.is_file() => Looks::of(&metadata),
+            // A directory or a device of that name is as good as no file.
+            Ok(_) => return Look::Missing,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Look::Missing,
+            Err(error) => return Look::Unreadable(error),
+        };
+        if looks.size > MAX_FILE_BYTES {
+            return Look::TooLarge(looks);
+        }
+        let contents = File::open(&path).and_then(|open| {
+            let text = BufReader::with_capacity(64 << 10, open.take(MAX_FILE_BYTES));
+            document::read(text, &mut self.names)
+        });
+        // Somebody wrote while we read: this is neither the old nor the new file.
+        if fs::metadata(&path).ok().as_ref().map(Looks::of) != Some(looks) {
+            return Look::Torn;
+        }
+        match contents {
+            Ok(contents) => Look::Contents(looks, Box::new(contents)),
+            Err(error) => Look::Unreadable(error),
+        }
     }
 
     fn differing(&self) -> io::Result<Differing> {
