@@ -18,4 +18,5 @@ pub mod message;
 pub mod name;
 pub mod query;
 pub mod respond;
+pub mod server;
 pub mod zone;

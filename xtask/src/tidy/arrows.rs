@@ -12,9 +12,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("prog", &["abi"]),
     ("load", &["abi"]),
     ("proxy", &["model", "abi", "load"]),
+    ("dns", &["model"]),
     ("sandbox", &[]),
-    ("fairlead", &["model", "proxy", "load", "sandbox"]),
-    ("tests", &["model", "abi", "load", "proxy", "sandbox", "fairlead"]),
+    ("fairlead", &["model", "proxy", "dns", "load", "sandbox"]),
+    ("tests", &["model", "abi", "load", "proxy", "dns", "sandbox", "fairlead"]),
     ("xtask", &[]),
 ];
 

@@ -13,10 +13,13 @@ const EMPTY_NAMES: &[&str] =
 
 /// Files and folders without clock, randomness, file, socket, task or log (invariant 1), beside
 /// those that say so in their `//!`.
-const PURE: &[&str] = &["model/src/", "proxy/src/select", "proxy/src/plan", "proxy/src/delta"];
+const PURE: &[&str] =
+    &["model/src/", "proxy/src/select", "proxy/src/plan", "proxy/src/delta", "dns/src/"];
 
-/// Where `model` meets the world: its sources, the watch over them, the feed that wakes readers.
-const NOT_PURE: &[&str] = &["model/src/source", "model/src/watch", "model/src/feed"];
+/// Where `model` and `dns` meet the world: the sources, the watch over them, the feed that wakes
+/// readers; the server.
+const NOT_PURE: &[&str] =
+    &["model/src/source", "model/src/watch", "model/src/feed", "dns/src/server"];
 
 /// What a pure module does not know.
 const IMPURE_WORDS: &[&str] = &[

@@ -1,0 +1,137 @@
+//! The UDP path: a thread and a socket for each core, nothing allocated and nothing handed over
+//! from the packet to its answer.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::{self, JoinHandle};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::batch::Batch;
+use super::clock::Stopwatch;
+use super::metrics::{Counters, Seen};
+use super::{ListenError, Shared};
+use crate::message::Drop;
+use crate::respond::{Ask, Transport, respond};
+
+/// What the kernel may hold while a worker is busy, as far as the system allows.
+const RECEIVE_BUFFER: usize = 1 << 20;
+
+/// One thread that answers what one socket receives.
+#[derive(Debug)]
+pub(super) struct Worker {
+    socket: Arc<Socket>,
+    thread: JoinHandle<()>,
+}
+
+impl Worker {
+    /// Opens a socket on an address, beside others that have it already.
+    pub(super) fn bind(listen: SocketAddr) -> Result<Socket, ListenError> {
+        let error = |source| ListenError { listen, transport: "UDP", source };
+        let open = || {
+            let socket =
+                Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP))?;
+            socket.set_reuse_port(true)?;
+            if listen.ip().is_unspecified() {
+                wants_destination(&socket, listen)?;
+            }
+            socket.bind(&listen.into())?;
+            Ok(socket)
+        };
+        let socket = open().map_err(error)?;
+        // The default is as good as the system's limit, where that is lower.
+        if let Err(cause) = socket.set_recv_buffer_size(RECEIVE_BUFFER) {
+            tracing::debug!("the receive buffer stays as it is: {cause}");
+        }
+        Ok(socket)
+    }
+
+    /// Starts to answer.
+    pub(super) fn start(
+        name: String,
+        socket: Socket,
+        listen: SocketAddr,
+        shared: Arc<Shared>,
+    ) -> io::Result<Self> {
+        let socket = Arc::new(socket);
+        let own = Arc::clone(&socket);
+        let counters = shared.metrics.worker();
+        let thread = thread::Builder::new().name(name).spawn(move || {
+            let mut batch = Batch::new(listen.ip().is_unspecified());
+            serve(&own, &shared, &counters, &mut batch);
+        })?;
+        Ok(Self { socket, thread })
+    }
+
+    /// Answers what has been received, and ends.
+    pub(super) fn stop(self) {
+        // Wakes the thread, though the kernel says that there is nobody to disconnect from.
+        if let Err(error) = self.socket.shutdown(std::net::Shutdown::Read) {
+            tracing::trace!("{error}");
+        }
+        if self.thread.join().is_err() {
+            tracing::error!("a worker has panicked; this is a bug, please report it with the log");
+        }
+    }
+}
+
+fn wants_destination(socket: &Socket, listen: SocketAddr) -> io::Result<()> {
+    use nix::sys::socket::{setsockopt, sockopt};
+
+    match listen {
+        SocketAddr::V4(_) => setsockopt(socket, sockopt::Ipv4PacketInfo, &true)?,
+        SocketAddr::V6(_) => setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?,
+    }
+    Ok(())
+}
+
+fn serve(socket: &Socket, shared: &Shared, counters: &Counters, batch: &mut Batch) {
+    let mut stopwatch = Stopwatch::default();
+    let mut turn = 0_usize;
+    loop {
+        let n = match batch.receive(socket.as_fd()) {
+            Ok(n) => n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            // An answer that could not be delivered earlier; not this socket's end.
+            Err(error) => {
+                tracing::debug!("receiving: {error}");
+                counters.socket_errors.add(1);
+                0
+            }
+        };
+        let sampled = stopwatch.start();
+        let view = shared.view.load();
+        for idx in 0..n {
+            turn = turn.wrapping_add(1);
+            let Some(slot) = batch.slot(idx) else { continue };
+            let client = slot.client();
+            let allowed = shared.sources.allow(client);
+            let ask = Ask { transport: Transport::Udp, turn, allowed };
+            match respond(&view, slot.query, ask, slot.reply) {
+                Ok(reply) => {
+                    let n_query = slot.query.len();
+                    counters.count(&Seen {
+                        transport: Transport::Udp,
+                        client,
+                        n_query,
+                        allowed,
+                        reply,
+                    });
+                    batch.reply(idx, reply.len);
+                }
+                // A stopped socket wakes its thread with nothing.
+                Err(Drop::Short) if slot.query.is_empty() => {}
+                Err(drop) => counters.count_dropped(drop),
+            }
+        }
+        drop(view);
+        counters.socket_errors.add(batch.send(socket.as_fd()) as u64);
+        stopwatch.stop(sampled, n as u64, counters);
+        if shared.stopping.load(Ordering::Relaxed) && n <= 1 {
+            return;
+        }
+    }
+}
