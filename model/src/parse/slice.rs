@@ -188,7 +188,8 @@ fn endpoints(
     found
 }
 
-/// An address that traffic can be sent to.
+/// An address that traffic can be sent to. As in the API server, it is not one that means another
+/// host to each client (loopback), nor one of a link (where clouds have their metadata service).
 pub(super) fn endpoint_address(
     field: fmt::Arguments<'_>,
     text: &str,
@@ -198,7 +199,12 @@ pub(super) fn endpoint_address(
         faults.add(field, text, "no IP address", address::WRITE_IP);
         return None;
     };
-    if address.is_unspecified() || address.is_multicast() {
+    let is_of_link = match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    let means_one_host = !address.is_unspecified() && !address.is_multicast();
+    if !means_one_host || address.is_loopback() || is_of_link {
         faults.add(field, text, "no endpoint's address", "use the address of one host");
         return None;
     }
