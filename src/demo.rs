@@ -14,9 +14,6 @@ use anyhow::bail;
 
 use self::{cluster::Cluster, interrupt::Interrupt, screen::Screen};
 
-/// The sandbox's name: one demo at a time.
-const NAME: &str = "demo";
-
 /// Show a Service at work: three pods on this machine, routed by eBPF
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -29,6 +26,9 @@ pub(crate) struct Args {
     /// Run a command in a pod of a demo that is running
     #[arg(long = "in", value_name = "POD", requires = "command", conflicts_with = "keep")]
     in_pod: Option<String>,
+    /// The sandbox's name, so that tests of the demo do not meet one that somebody looks at
+    #[arg(long, hide = true, default_value = "demo")]
+    name: String,
     /// The command, after `--`
     #[arg(last = true, requires = "in_pod")]
     command: Vec<OsString>,
@@ -38,14 +38,14 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut screen = Screen::new();
     if args.stop {
-        keep::stop(&mut screen)?;
+        keep::stop(&mut screen, &args.name)?;
         return Ok(ExitCode::SUCCESS);
     }
     if let (Some(pod), Some((program, arguments))) = (&args.in_pod, args.command.split_first()) {
-        return keep::run_in(pod, program, arguments);
+        return keep::run_in(&args.name, pod, program, arguments);
     }
     let interrupt = Interrupt::catch()?;
-    match show(&mut screen, &interrupt, args.keep) {
+    match show(&mut screen, &interrupt, args) {
         // Whatever failed, failed because the programs were told to end as well.
         Err(_) if interrupt.has_come() => bail!("interrupted; nothing is left behind"),
         outcome => outcome.map(|()| ExitCode::SUCCESS),
@@ -53,12 +53,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 /// Every step needs the one before it; the cluster ends with this function, however it ends.
-fn show(screen: &mut Screen, interrupt: &Interrupt, keep: bool) -> anyhow::Result<()> {
+fn show(screen: &mut Screen, interrupt: &Interrupt, args: &Args) -> anyhow::Result<()> {
     screen.title("fairlead demo: one Service, three pods, routed in the kernel by eBPF")?;
-    let mut cluster = Cluster::build(screen, interrupt)?;
+    let mut cluster = Cluster::build(screen, interrupt, &args.name)?;
     spread::show(screen, interrupt, &cluster)?;
     cost::show(screen, interrupt, &cluster)?;
     heal::show(screen, interrupt, &mut cluster)?;
     screen.success("Every pod was hit, and no request failed.")?;
-    if keep { keep::hold(screen, interrupt, cluster) } else { keep::suggest(screen) }
+    if args.keep { keep::hold(screen, interrupt, cluster) } else { keep::suggest(screen) }
 }

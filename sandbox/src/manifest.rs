@@ -96,8 +96,8 @@ impl Service {
         let families: Vec<_> = self.cluster_ips.iter().map(|ip| family(*ip)).collect();
         let policy = if all.len() > 1 { "RequireDualStack" } else { "SingleStack" };
         let mut yaml = format!(
-            "apiVersion: v1\nkind: Service\nmetadata:\n  namespace: {}\n  name: {}\n\
-             spec:\n  type: ClusterIP\n  selector:\n    app: {}\n  clusterIP: \"{first}\"\n",
+            "apiVersion: v1\nkind: Service\nmetadata:\n  namespace: {}\n  name: {}\n  \
+             creationTimestamp: \"2026-01-01T00:00:00Z\"\nspec:\n  type: ClusterIP\n  selector:\n    app: {}\n  clusterIP: \"{first}\"\n",
             self.namespace, self.name, self.name
         );
         if !all.is_empty() {

@@ -14,7 +14,7 @@ use sandbox::{
     manifest::{self, Endpoint, Folder, Service},
 };
 
-use super::{NAME, interrupt::Interrupt, keep, screen::Screen};
+use super::{interrupt::Interrupt, keep, screen::Screen};
 
 /// The Service's addresses, from the range that Kubernetes documents use.
 const CLUSTER_IP_V4: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
@@ -48,11 +48,15 @@ pub(super) struct Cluster {
 
 impl Cluster {
     /// Builds it, and waits until the proxy is in sync.
-    pub(super) fn build(screen: &mut Screen, interrupt: &Interrupt) -> anyhow::Result<Self> {
+    pub(super) fn build(
+        screen: &mut Screen,
+        interrupt: &Interrupt,
+        name: &str,
+    ) -> anyhow::Result<Self> {
         screen.step("A node and its pods, out of network namespaces and cgroups")?;
         let started = Instant::now();
         let fairlead = Fairlead::this();
-        let sandbox = Sandbox::create(NAME).map_err(|error| match error {
+        let sandbox = Sandbox::create(name).map_err(|error| match error {
             BuildError::Running { pid, .. } => anyhow!(
                 "a demo is running in process {pid}: end it with `{} demo --stop`",
                 keep::this()

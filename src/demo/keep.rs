@@ -15,7 +15,7 @@ use nix::{
 };
 use sandbox::{Sandbox, wait};
 
-use super::{NAME, cluster::Cluster, interrupt::Interrupt, screen::Screen};
+use super::{cluster::Cluster, interrupt::Interrupt, screen::Screen};
 
 /// For ever, as far as a person at a terminal is concerned.
 const A_YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -63,11 +63,11 @@ pub(super) fn suggest(screen: &mut Screen) -> anyhow::Result<()> {
 }
 
 /// Ends the demo that is running, if one is, and sweeps up after one that was killed.
-pub(super) fn stop(screen: &mut Screen) -> anyhow::Result<()> {
-    if let Some(pid) = Sandbox::owner(NAME) {
+pub(super) fn stop(screen: &mut Screen, name: &str) -> anyhow::Result<()> {
+    if let Some(pid) = Sandbox::owner(name) {
         kill(Pid::from_raw(pid), Signal::SIGTERM)
             .with_context(|| format!("ending the demo in process {pid}"))?;
-        if !wait::until(END_WITHIN, || Sandbox::owner(NAME) != Some(pid)) {
+        if !wait::until(END_WITHIN, || Sandbox::owner(name) != Some(pid)) {
             bail!("the demo in process {pid} has not ended within {} s", END_WITHIN.as_secs());
         }
         screen.line(&format!("ended the demo in process {pid}"))?;
@@ -78,14 +78,15 @@ pub(super) fn stop(screen: &mut Screen) -> anyhow::Result<()> {
 
 /// Runs a command in a pod, and ends as it ends.
 pub(super) fn run_in(
+    name: &str,
     pod: &str,
     program: &OsStr,
     arguments: &[OsString],
 ) -> anyhow::Result<ExitCode> {
-    if Sandbox::owner(NAME).is_none() {
+    if Sandbox::owner(name).is_none() {
         bail!("no demo is running: start one with `{} demo --keep`", this());
     }
-    let launch = Sandbox::command_in(NAME, pod, program)
+    let launch = Sandbox::command_in(name, pod, program)
         .with_context(|| format!("the demo has no pod {pod}"))?;
     let mut process = launch.args(arguments).in_foreground().stdin(Stdio::inherit()).spawn()?;
     let code = process.wait(A_YEAR)?.code().and_then(|code| u8::try_from(code).ok());

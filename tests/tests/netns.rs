@@ -1,8 +1,14 @@
 //! Real traffic between simulated nodes and pods. Needs root.
 #![expect(clippy::unwrap_used, reason = "a test fails loudly")]
 
+#[path = "netns/bad_objects.rs"]
+mod bad_objects;
 #[path = "netns/cluster_ip.rs"]
 mod cluster_ip;
+#[path = "netns/leftovers.rs"]
+mod leftovers;
+#[path = "netns/refusal.rs"]
+mod refusal;
 #[path = "netns/restart.rs"]
 mod restart;
 #[path = "netns/sandbox.rs"]
