@@ -4,6 +4,8 @@ mod cleanup;
 mod client;
 mod control;
 mod demo;
+mod dig;
+mod dns;
 mod explain;
 mod hello;
 mod node_args;
@@ -30,6 +32,8 @@ enum Command {
     Proxy(Box<proxy::Args>),
     Plan(Box<plan::Args>),
     Explain(Box<explain::Args>),
+    Dns(dns::Args),
+    Dig(dig::Args),
     Status(status::Args),
     Cleanup(cleanup::Args),
     Control(control::Args),
@@ -46,6 +50,8 @@ fn main() -> ExitCode {
         Command::Proxy(args) => proxy::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Dns(args) => dns::run(&args),
+        Command::Dig(args) => dig::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
         Command::Control(args) => control::run(&args),

@@ -107,6 +107,18 @@ impl SourceArgs {
     /// # Errors
     /// It cannot be watched.
     pub(crate) async fn watch(&self, node_name: &str) -> anyhow::Result<Watch> {
+        self.watch_selected(node_name, Selection::for_proxy()).await
+    }
+
+    /// Begins to watch what names are made of: Services and slices of every kind, and namespaces.
+    ///
+    /// # Errors
+    /// It cannot be watched.
+    pub(crate) async fn watch_everything(&self, node_name: &str) -> anyhow::Result<Watch> {
+        self.watch_selected(node_name, Selection::everything()).await
+    }
+
+    async fn watch_selected(&self, node_name: &str, selection: Selection) -> anyhow::Result<Watch> {
         if let Some(dir) = &self.objects {
             return Ok(model::watch::files(dir, node_name)?);
         }
@@ -115,11 +127,11 @@ impl SourceArgs {
         let connection = Connection::find(&config)
             .await
             .context("or name a folder of Kubernetes YAML with --objects DIR")?;
-        Ok(model::watch::kube(connection, node_name, Selection::for_proxy()))
+        Ok(model::watch::kube(connection, node_name, selection))
     }
 }
 
-fn host_name() -> anyhow::Result<String> {
+pub(crate) fn host_name() -> anyhow::Result<String> {
     let name = nix::unistd::gethostname()
         .context("cannot ask for the host's name; give the Node's with --hostname-override")?;
     Ok(name.to_string_lossy().into_owned())

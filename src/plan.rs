@@ -17,7 +17,7 @@ use proxy::plan::{Frontend, Plan, plan};
 use tokio::runtime;
 use tokio::sync::watch;
 
-use crate::node_args::{NodeArgs, SourceArgs};
+use crate::node_args::{NodeArgs, SourceArgs, host_name};
 
 /// So long the first full list may take.
 const LIST_WITHIN: Duration = Duration::from_secs(30);
@@ -73,14 +73,26 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The cluster as soon as it is listed.
+/// The cluster as routing sees it, as soon as it is listed.
 ///
 /// # Errors
 /// It cannot be watched, or takes too long.
 pub(crate) fn snapshot(source: &SourceArgs, node_name: &str) -> anyhow::Result<Snapshot> {
+    first(source.watch(node_name))
+}
+
+/// The cluster as names see it, as soon as it is listed.
+///
+/// # Errors
+/// It cannot be watched, or takes too long.
+pub(crate) fn snapshot_of_everything(source: &SourceArgs) -> anyhow::Result<Snapshot> {
+    first(source.watch_everything(&host_name()?))
+}
+
+fn first(watch: impl Future<Output = anyhow::Result<Watch>>) -> anyhow::Result<Snapshot> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let Watch { mut feed, health, mut task } = source.watch(node_name).await?;
+        let Watch { mut feed, health, mut task } = watch.await?;
         let update = tokio::select! {
             update = feed.next() => update,
             () = &mut task => None,

@@ -14,6 +14,7 @@
 pub mod answer;
 pub mod config;
 pub mod corefile;
+pub mod explain;
 pub mod message;
 pub mod name;
 pub mod query;

@@ -1,0 +1,253 @@
+//! `fairlead dns`: answers for the names of the cluster.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use anyhow::Context;
+use dns::config::{Options, Zone};
+use dns::corefile::Corefile;
+use dns::server::{Admin, Listen, Names, Ports, Server, Sources, clock, follow, saved};
+use dns::zone::{Origin, ZoneView};
+use model::watch::Watch;
+use tokio::runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+
+use crate::node_args::{SourceArgs, host_name};
+
+/// More threads than this answer nothing sooner on one node.
+const MAX_WORKERS: usize = 8;
+
+/// Answer for the names of Services, endpoints and pods, from the objects as they are now. Without
+/// --listen, on the loopback addresses and for this machine only. Names outside the cluster are
+/// refused.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    names: NameArgs,
+    /// Where to listen, over UDP and TCP, for anybody; repeat it for more addresses.
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Vec<SocketAddr>,
+    /// The name of this node's Node object; the host name when absent.
+    #[arg(long, value_name = "NODE", default_value = "")]
+    hostname_override: String,
+    /// UDP threads for each address; by default one a core, eight at most.
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Where /health is asked, if the Corefile does not say; "" is nowhere.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "[::]:8080")]
+    health_address: String,
+    /// Where /ready is asked, likewise.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "[::]:8181")]
+    ready_address: String,
+    /// Where /metrics is read, likewise.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "[::]:9153")]
+    metrics_address: String,
+    /// Keep the names here, and answer from it after a restart until the cluster is listed, if it
+    /// is ten minutes old at most; by default /var/lib/fairlead/names.json, with an API server.
+    #[arg(long, value_name = "FILE")]
+    snapshot: Option<PathBuf>,
+    /// Log more; -v 4 logs everything.
+    #[arg(short, value_name = "LEVEL", default_value_t = 0)]
+    v: u8,
+}
+
+/// What names there are.
+#[derive(Debug, clap::Args)]
+pub(crate) struct NameArgs {
+    /// A Corefile; its kubernetes, health, ready and prometheus plugins are followed.
+    #[arg(long, value_name = "FILE")]
+    corefile: Option<PathBuf>,
+    /// The domain of the cluster's names; with a Corefile, one that it serves.
+    #[arg(long, value_name = "DOMAIN")]
+    cluster_domain: Option<String>,
+}
+
+/// Runs until SIGINT or SIGTERM.
+///
+/// # Errors
+/// An address cannot be had, or the flags mean nothing; the message says what to do.
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    crate::log(args.v);
+    let corefile = args.names.corefile()?;
+    for problem in corefile.iter().flat_map(|corefile| &corefile.problems) {
+        warn!("{problem}");
+    }
+    let listen = args.listen(corefile.as_ref());
+    let mut options = args.names.options(corefile.as_ref())?;
+    options.addresses = reachable(&listen.addresses);
+    let ports = args.ports(corefile.as_ref())?;
+    let lameduck = corefile.map_or(Duration::ZERO, |corefile| corefile.lameduck);
+    let snapshot = args.snapshot_file();
+    let view = first_view(options, snapshot.as_deref());
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let Watch { feed, health: _health, task } = args.watch().await?;
+        let server = Server::start(&listen, view)?;
+        let names = server.names();
+        for address in server.addresses() {
+            info!("answering on {address}");
+        }
+        let admin = admin(ports, &names);
+        tokio::select! {
+            () = task => warn!("the source of objects ended"),
+            () = follow(feed, names.clone()) => {}
+            () = keep(snapshot.clone(), names.clone()) => {}
+            signal = terminated() => info!("{}: ending", signal?),
+        }
+        if let Some(admin) = &admin {
+            admin.retire();
+            tokio::time::sleep(lameduck).await;
+        }
+        server.stop().await;
+        if let Some(file) = snapshot.filter(|_| names.is_synced())
+            && let Err(error) = saved::write(&file, names.view().snapshot())
+        {
+            warn!("{error}");
+        }
+        if let Some(admin) = admin {
+            admin.stop().await;
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+impl NameArgs {
+    fn corefile(&self) -> anyhow::Result<Option<Corefile>> {
+        let Some(path) = &self.corefile else { return Ok(None) };
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the Corefile {}", path.display()))?;
+        Ok(Some(Corefile::parse(&text).with_context(|| path.display().to_string())?))
+    }
+
+    /// What to answer for.
+    ///
+    /// # Errors
+    /// Corefile and flag contradict each other, or mean nothing.
+    pub(crate) fn read(&self) -> anyhow::Result<Options> {
+        self.options(self.corefile()?.as_ref())
+    }
+
+    fn options(&self, corefile: Option<&Corefile>) -> anyhow::Result<Options> {
+        let mut options =
+            corefile.map_or_else(Options::default, |corefile| corefile.options.clone());
+        if let Some(domain) = &self.cluster_domain {
+            let zone = Zone::parse(domain)
+                .with_context(|| format!("--cluster-domain={domain}: write cluster.local"))?;
+            let served = options.zones.iter().any(|served| served.lower == zone.lower);
+            anyhow::ensure!(
+                served || corefile.is_none(),
+                "--cluster-domain={domain}: the Corefile does not serve it; name it there"
+            );
+            if corefile.is_none() {
+                options.zones = vec![zone];
+            }
+        }
+        Ok(options)
+    }
+}
+
+impl Args {
+    fn listen(&self, corefile: Option<&Corefile>) -> Listen {
+        let n_cores = available_parallelism().map_or(1, usize::from);
+        let n_workers = self.threads.unwrap_or_else(|| n_cores.min(MAX_WORKERS));
+        if !self.listen.is_empty() {
+            return Listen { addresses: self.listen.clone(), n_workers, sources: Sources::Any };
+        }
+        let port = corefile.map_or(53, |corefile| corefile.port);
+        let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+        let addresses = loopback.map(|ip| SocketAddr::new(ip, port)).to_vec();
+        Listen { addresses, n_workers, sources: Sources::Local(Vec::new()) }
+    }
+
+    fn ports(&self, corefile: Option<&Corefile>) -> anyhow::Result<Ports> {
+        if let Some(corefile) = corefile {
+            let Corefile { health, ready, metrics, .. } = *corefile;
+            return Ok(Ports { health, ready, metrics });
+        }
+        let read = |flag: &str, text: &str| -> anyhow::Result<Option<SocketAddr>> {
+            if text.is_empty() {
+                return Ok(None);
+            }
+            let address =
+                text.parse().with_context(|| format!("{flag}={text}: write ADDR:PORT"))?;
+            Ok(Some(address))
+        };
+        Ok(Ports {
+            health: read("--health-address", &self.health_address)?,
+            ready: read("--ready-address", &self.ready_address)?,
+            metrics: read("--metrics-address", &self.metrics_address)?,
+        })
+    }
+
+    fn snapshot_file(&self) -> Option<PathBuf> {
+        let default = || PathBuf::from("/var/lib/fairlead/names.json");
+        let by_default = self.source.objects.is_none().then(default);
+        self.snapshot.clone().or(by_default)
+    }
+
+    async fn watch(&self) -> anyhow::Result<Watch> {
+        let node_name = match self.hostname_override.as_str() {
+            "" => host_name()?,
+            name => name.to_owned(),
+        };
+        self.source.watch_everything(&node_name).await
+    }
+}
+
+/// The addresses by which others reach this server.
+fn reachable(listen: &[SocketAddr]) -> Vec<IpAddr> {
+    let addresses = listen.iter().map(SocketAddr::ip);
+    addresses.filter(|ip| !ip.is_loopback() && !ip.is_unspecified()).collect()
+}
+
+/// What is answered until the cluster is listed.
+fn first_view(options: Options, snapshot: Option<&std::path::Path>) -> ZoneView {
+    let options = Arc::new(options);
+    let Some(file) = snapshot.filter(|file| file.exists()) else {
+        return ZoneView::empty(options);
+    };
+    match saved::read(file) {
+        Ok(snapshot) => {
+            info!("answering from {} until the cluster is listed", file.display());
+            ZoneView::build(options, &snapshot, Origin::Saved, clock::serial())
+        }
+        Err(error) => {
+            info!("not answering before the cluster is listed: {error}");
+            ZoneView::empty(options)
+        }
+    }
+}
+
+/// Names are answered for even where their pages cannot be read.
+fn admin(ports: Ports, names: &Names) -> Option<Admin> {
+    Admin::start(ports, names)
+        .inspect_err(|error| {
+            let why = std::error::Error::source(error).map(ToString::to_string);
+            warn!("no health, readiness or metrics: {error}: {}", why.unwrap_or_default());
+        })
+        .ok()
+}
+
+async fn keep(file: Option<PathBuf>, names: Names) {
+    match file {
+        Some(file) => saved::keep(file, names).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The name of the signal that ended the wait.
+async fn terminated() -> anyhow::Result<&'static str> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = interrupt.recv() => Ok("SIGINT"),
+        _ = terminate.recv() => Ok("SIGTERM"),
+    }
+}
