@@ -35,7 +35,7 @@ pub(super) fn show(
     let clients = [Protocol::Http, Protocol::Udp]
         .into_iter()
         .map(|protocol| {
-            let timeout = Duration::from_secs(2);
+            let timeout = Duration::from_secs(5);
             let load = Load { target, protocol, rate: RATE, duration: None, timeout };
             cluster.fairlead.client(&cluster.client, &load)
         })

@@ -30,7 +30,7 @@ pub(super) fn show(
             protocol: *protocol,
             rate: RATE,
             duration: Some(DURATION),
-            timeout: Duration::from_secs(2),
+            timeout: Duration::from_secs(5),
         })
     });
     let clients = loads

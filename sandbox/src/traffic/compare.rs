@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::request::{Protocol, QUESTION};
 
 /// How long one request may take.
-const TIMEOUT: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Two ways to the same servers.
 #[derive(Debug, Clone)]

@@ -39,6 +39,26 @@ fn pods_of_two_nodes_reach_each_other_over_both_families() {
 }
 
 #[test]
+fn a_node_is_cut_off_and_connected_again() {
+    let cluster = Sandbox::create(&name("cut")).unwrap();
+    let (a, b) = (cluster.node("node-a").unwrap(), cluster.node("node-b").unwrap());
+    let (client, server) = (a.pod("client").unwrap(), b.pod("server").unwrap());
+    for ip in server.addresses().both() {
+        let address = SocketAddr::new(ip, 8080);
+        let _listener = server.netns().run(|| TcpListener::bind(address)).unwrap().unwrap();
+        let connects = |within| {
+            let connect = || TcpStream::connect_timeout(&address, within);
+            client.netns().run(connect).unwrap().is_ok()
+        };
+        assert!(connects(SOON));
+        b.set_connected(false).unwrap();
+        assert!(!connects(Duration::from_millis(300)));
+        b.set_connected(true).unwrap();
+        assert!(wait::until(SOON, || connects(Duration::from_millis(300))));
+    }
+}
+
+#[test]
 fn a_process_runs_in_its_pods_namespace_and_cgroup() {
     let cluster = Sandbox::create(&name("process")).unwrap();
     let pod = cluster.node("node-a").unwrap().pod("web-1").unwrap();
