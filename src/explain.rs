@@ -52,6 +52,11 @@ struct Destination {
 /// # Errors
 /// The flags mean nothing, or the objects cannot be listed.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    explain(args, &mut std::io::stdout().lock())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn explain(args: &Args, out: &mut impl Write) -> anyhow::Result<()> {
     anyhow::ensure!(
         Family::of(&args.source_ip) == Family::of(&args.to.socket.ip()),
         "{} and {} are of different families; give both of one",
@@ -77,15 +82,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let beyond = format!("beyond --proxy-mode={}: {unsupported}", mode.name());
         decision.why.push(beyond);
     }
-    let mut out = std::io::stdout().lock();
     match args.output {
         Output::Json => {
-            serde_json::to_writer(&mut out, &Explanation::from(&decision))?;
+            serde_json::to_writer(&mut *out, &Explanation::from(&decision))?;
             writeln!(out)?;
         }
-        Output::Text => print(&mut out, &packet, &decision)?,
+        Output::Text => print(out, &packet, &decision)?,
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 fn host(args: &Args, snapshot: &Snapshot) -> BTreeSet<IpAddr> {
@@ -177,3 +181,6 @@ fn destination(text: &str) -> anyhow::Result<Destination> {
     let protocol = Protocol::parse(&protocol.to_uppercase())?;
     Ok(Destination { socket, protocol })
 }
+
+#[cfg(test)]
+mod tests;

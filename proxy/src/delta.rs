@@ -1,15 +1,14 @@
 //! Desired minus actual: ordered operations. `[pure]`
 //!
 //! The order makes each new connection see its old outcome or its new one at every moment, never
-//! a third: settings, frontends that appear or change, addresses, and last the frontends that go.
-//! What is needed first comes first within that: the API server, then DNS.
+//! a third (`stage` says how). What is needed first comes first within that: the API server, then DNS.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use crate::plan::{Frontend, FrontendKey, Plan, PlanChange, Settings, Undefined};
+use crate::plan::{At, Frontend, FrontendKey, Plan, PlanChange, Settings, Undefined};
 
 /// What the kernel holds, as far as is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -107,8 +106,8 @@ pub fn delta(actual: &Actual, desired: &Plan) -> Vec<Op> {
     for address in desired.addresses.keys() {
         own(actual, *address, desired.undefined(address), &mut ops);
     }
-    for address in actual.addresses.keys() {
-        own(actual, *address, desired.undefined(address), &mut ops);
+    for address in actual.addresses.keys().filter(|ip| !desired.addresses.contains_key(*ip)) {
+        own(actual, *address, None, &mut ops);
     }
     for key in actual.frontends.keys().filter(|key| !desired.frontends.contains_key(*key)) {
         ops.push(Op::Remove { key: *key });
@@ -163,25 +162,44 @@ fn own(actual: &Actual, address: IpAddr, undefined: Option<Undefined>, ops: &mut
 }
 
 fn in_order(mut ops: Vec<Op>) -> Vec<Op> {
-    ops.sort_by_key(stage);
-    ops.dedup();
+    ops.sort_by_key(|op| (stage(op), urgency(op)));
     ops
 }
 
-/// Add before use, remove after use. An address is let go before its frontends: else their ports
-/// would be rejected for a moment, as undefined ones are.
-fn stage(op: &Op) -> u8 {
+/// Add before use, remove after use. Frontends at an address hide what else happens at it, so they
+/// come first and go last. Node ports show wherever no Service has the address: they change while
+/// the addresses that will hide them do already, and those that hid them still do.
+const fn stage(op: &Op) -> Stage {
     match op {
-        Op::Settings(_) => 0,
-        Op::Put { frontend, .. } => 1 + urgency(frontend),
-        Op::Own { .. } => 4,
-        Op::Disown { .. } => 5,
-        Op::Remove { .. } => 6,
+        Op::Settings(_) => Stage::Settings,
+        Op::Put { key, .. } if is_node_port(key) => Stage::PutNodePort,
+        Op::Put { .. } => Stage::PutAtAddress,
+        Op::Own { undefined: Undefined::Reject | Undefined::Leave, .. } => Stage::Hide,
+        Op::Remove { key } if is_node_port(key) => Stage::RemoveNodePort,
+        Op::Own { undefined: Undefined::NodePort, .. } | Op::Disown { .. } => Stage::Show,
+        Op::Remove { .. } => Stage::RemoveAtAddress,
     }
 }
 
+/// The order of operations.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Settings,
+    PutAtAddress,
+    Hide,
+    PutNodePort,
+    RemoveNodePort,
+    Show,
+    RemoveAtAddress,
+}
+
+const fn is_node_port(key: &FrontendKey) -> bool {
+    matches!(key.at, At::NodePort(_))
+}
+
 /// Everything else on the node waits for the API server, and most of it for DNS.
-fn urgency(frontend: &Frontend) -> u8 {
+fn urgency(op: &Op) -> u8 {
+    let Op::Put { frontend, .. } = op else { return 0 };
     let service = &frontend.service.service;
     match (&*service.namespace, &*service.name) {
         ("default", "kubernetes") => 0,

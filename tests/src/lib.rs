@@ -1,14 +1,17 @@
 //! Everything above a unit test: what the tiers and the benches share.
 //!
 //! Tests play text cases: [`case`] reads them, [`objects`] makes snapshots of them, [`stage`] is
-//! where their packets come from. Benches compare: [`stats`] says how, [`cycles`] is what is timed,
-//! [`population`] makes many Services, [`binary`] finds what was built.
+//! where their packets come from; [`hostile`] takes objects that nobody should have let in. Benches
+//! compare: [`stats`] says how, [`cycles`] is what is timed, [`population`] makes many Services and
+//! [`synthetic`] the model of them, [`binary`] finds what was built.
 
 pub mod binary;
 pub mod case;
 pub mod cluster;
 pub mod cycles;
+pub mod hostile;
 pub mod objects;
 pub mod population;
 pub mod stage;
 pub mod stats;
+pub mod synthetic;

@@ -189,7 +189,9 @@ impl Planner {
             .and_then(|claim| self.plan.services.get(&claim.service)?.frontend(key).cloned());
         let before = self.plan.frontends.get(key);
         let same_winner = match (&winner, before) {
-            (Some(winner), Some(before)) => winner.service.service == before.service.service,
+            (Some(winner), Some(before)) => {
+                (&winner.service.service, winner.kind) == (&before.service.service, before.kind)
+            }
             (None, None) => true,
             _ => false,
         };
@@ -200,7 +202,7 @@ impl Planner {
                 None => self.plan.frontends.remove(key),
             };
         }
-        // Only a new winner changes what the other losers are told.
+        // Only a new winner, or one by another field, changes what the other losers are told.
         let told =
             claims.iter().enumerate().filter(|(_, claim)| !same_winner || claim.service == *name);
         let mut conflicts: BTreeMap<_, _> = BTreeMap::from([(name.clone(), None)]);

@@ -122,3 +122,24 @@ fn the_loser_of_an_address_takes_it_over_when_the_winner_goes() {
     assert_eq!(planner.plan().problems().count(), 0);
     assert!(change.problems);
 }
+
+#[test]
+fn the_loser_is_told_anew_when_the_winner_claims_by_another_field() {
+    let mut cluster = Cluster::new("node-a");
+    let mut planner = Planner::new(NodeConfig::new("node-a"));
+    let mut loser = service("b", "10.96.0.1");
+    loser.external_ips = vec![ip("203.0.113.1")];
+    let mut winner = service("a", "10.96.0.2");
+    winner.load_balancer_vips = vec![ip("203.0.113.1")];
+    cluster.apply(Change::Service(Arc::new(loser)));
+    cluster.apply(Change::Service(Arc::new(winner.clone())));
+    planner.replan(&cluster.snapshot(), &Dirty::everything());
+
+    winner.external_ips = std::mem::take(&mut winner.load_balancer_vips);
+    let dirty = cluster.apply(Change::Service(Arc::new(winner)));
+    let change = planner.replan(&cluster.snapshot(), &dirty);
+
+    let told = planner.plan().problems().next().unwrap().to_string();
+    assert!(told.contains("served for Service shop/a (external-ip)"), "{told}");
+    assert!(change.problems);
+}
