@@ -6,25 +6,26 @@
 //! endpoint. So a view is little more than an index over the model, and a changed Service costs
 //! that Service.
 
+mod reverse;
 pub mod service;
 
 use std::borrow::Borrow;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
-use std::ops::Bound;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
+use imbl::GenericHashMap;
 use imbl::ordmap::DiffItem;
 use imbl::shared_ptr::DefaultSharedPtr;
-use imbl::{GenericHashMap, OrdSet};
 use ipnet::IpNet;
 use model::cluster::{Dirty, ServiceState, Snapshot};
 use model::name::NamespacedName;
 
 use crate::config::Options;
 use crate::query::Key;
+use reverse::Reverse;
 use service::ServiceView;
 
 /// The names of one cluster at one moment.
@@ -32,7 +33,7 @@ use service::ServiceView;
 pub struct ZoneView {
     options: Arc<Options>,
     services: GenericHashMap<ByKey, (), RandomState, DefaultSharedPtr>,
-    reverse: OrdSet<Owner>,
+    reverse: Reverse,
     snapshot: Snapshot,
     serial: u32,
     origin: Origin,
@@ -49,13 +50,6 @@ pub enum Origin {
     Watch,
 }
 
-/// A Service that owns an address: by its cluster IP or by an endpoint.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-struct Owner {
-    address: IpAddr,
-    service: NamespacedName,
-}
-
 /// A Service's entry in the index, hashed and compared as its two labels on the wire.
 #[derive(Clone)]
 struct ByKey(Arc<ServiceView>);
@@ -66,7 +60,7 @@ impl ZoneView {
         Self {
             options,
             services: GenericHashMap::with_hasher(RandomState::default()),
-            reverse: OrdSet::new(),
+            reverse: Reverse::default(),
             snapshot: Snapshot::default(),
             serial: 0,
             origin: Origin::Nothing,
@@ -122,13 +116,7 @@ impl ZoneView {
         }
         let owned_before = before.map(|before| before.addresses()).unwrap_or_default();
         let owned_after = after.as_ref().map(ServiceView::addresses).unwrap_or_default();
-        let owner = |&address: &IpAddr| Owner { address, service: name.clone() };
-        for gone in owned_before.difference(&owned_after) {
-            self.reverse.remove(&owner(gone));
-        }
-        for new in owned_after.difference(&owned_before) {
-            self.reverse.insert(owner(new));
-        }
+        self.reverse.set(name, &owned_before, &owned_after);
         // Inserting over an equal key would keep the old entry, which is the key itself.
         self.services.remove(&key[..]);
         if let Some(after) = after {
@@ -189,21 +177,16 @@ impl ZoneView {
 
     /// The Services that own an address, ordered by name.
     pub fn owners(&self, address: IpAddr) -> impl Iterator<Item = &ServiceView> {
-        let first = Owner { address, service: NamespacedName::new("", "") };
         self.reverse
-            .range(first..)
-            .take_while(move |owner| owner.address == address)
-            .filter_map(|owner| self.service(Key(&service::key(&owner.service))))
+            .owners(address)
+            .into_iter()
+            .filter_map(|owner| self.service(Key(&service::key(owner))))
     }
 
     /// Whether anything owns an address of a range: then the range's name exists, as the parent
     /// of that address's name.
     pub fn owns_any_of(&self, range: IpNet) -> bool {
-        let first = Owner { address: range.network(), service: NamespacedName::new("", "") };
-        self.reverse
-            .range((Bound::Included(first), Bound::Unbounded))
-            .next()
-            .is_some_and(|owner| range.contains(&owner.address))
+        self.reverse.holds_any_of(range)
     }
 
     /// Whether a pod of this namespace and address serves a Service, ready or not.

@@ -124,7 +124,9 @@ pub struct Cluster {
     node_name: Arc<str>,
     snapshot: Snapshot,
     slices: BTreeMap<NamespacedName, Arc<EndpointSlice>>,
-    slices_of: BTreeMap<NamespacedName, BTreeSet<NamespacedName>>,
+    /// Service and slice; one set, since most Services have one slice and a set each would cost more
+    /// than the slice.
+    slices_of: BTreeSet<(NamespacedName, NamespacedName)>,
     /// Services whose slices changed and are not merged yet; empty between calls.
     stale: BTreeSet<NamespacedName>,
     /// Per kind being listed: what existed before and has not been listed again yet.
@@ -146,7 +148,7 @@ impl Cluster {
             node_name: node_name.into(),
             snapshot: Snapshot::default(),
             slices: BTreeMap::new(),
-            slices_of: BTreeMap::new(),
+            slices_of: BTreeSet::new(),
             stale: BTreeSet::new(),
             unlisted: BTreeMap::new(),
             listed: BTreeSet::new(),
@@ -297,9 +299,13 @@ impl Cluster {
         self.seen(Kind::EndpointSlice, |unlisted| {
             unlisted.objects.remove(&name);
         });
+        // Listed again and the same: the copy that is held shares its names with what was made of it.
+        if self.slices.get(&name) == Some(&slice) {
+            return;
+        }
         let service = slice.service.clone();
         let before = self.slices.insert(name.clone(), slice);
-        self.slices_of.entry(service.clone()).or_default().insert(name.clone());
+        self.slices_of.insert((service.clone(), name.clone()));
         // A slice whose label changed moves from one Service to another.
         if let Some(before) = before
             && before.service != service
@@ -316,12 +322,7 @@ impl Cluster {
     }
 
     fn forget_slice_of(&mut self, service: &NamespacedName, slice: &NamespacedName) {
-        if let Some(slices) = self.slices_of.get_mut(service) {
-            slices.remove(slice);
-            if slices.is_empty() {
-                self.slices_of.remove(service);
-            }
-        }
+        self.slices_of.remove(&(service.clone(), slice.clone()));
         self.stale.insert(service.clone());
     }
 
@@ -329,10 +330,9 @@ impl Cluster {
         let no_headless = self.excludes_headless_slices(service);
         let slices = self
             .slices_of
-            .get(service)
-            .into_iter()
-            .flatten()
-            .filter_map(|name| self.slices.get(name))
+            .range((service.clone(), NamespacedName::new("", ""))..)
+            .take_while(|(of, _)| of == service)
+            .filter_map(|(_, name)| self.slices.get(name))
             .filter(|slice| !(no_headless && slice.headless));
         let merged = merge(&self.node_name, slices);
         self.update(service.clone(), dirty, |state| {
