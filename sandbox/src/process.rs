@@ -187,6 +187,14 @@ impl Process {
         self.child.wait()
     }
 
+    /// Stops it where it is (SIGSTOP): its sockets stay open, and nobody answers on them.
+    ///
+    /// # Errors
+    /// When it cannot be signalled.
+    pub fn freeze(&self) -> io::Result<()> {
+        self.signal(Signal::SIGSTOP)
+    }
+
     /// Sends a signal. The process is not yet waited for, so its id is its own.
     fn signal(&self, signal: Signal) -> io::Result<()> {
         let pid = i32::try_from(self.child.id()).map_err(io::Error::other)?;
