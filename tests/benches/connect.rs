@@ -28,7 +28,7 @@ const PORT: u16 = 8080;
 fn main() {
     let words: Vec<String> = env::args().skip(1).filter(|word| word != "--bench").collect();
     match words.first().map(String::as_str) {
-        Some("serve") => cycles::serve(PORT).unwrap(),
+        Some("serve") => cycles::serve(PORT, 1).unwrap(),
         Some("obey") => cycles::obey().unwrap(),
         other => bench(other.and_then(|word| word.parse().ok()).unwrap_or(200)),
     }
@@ -68,7 +68,7 @@ fn bench(rounds: usize) {
     for services in [1, 10_000] {
         if services > 1 {
             let yaml: String =
-                (1..services).map(|number| population::service(number, ENDPOINTS)).collect();
+                (1..services).map(|number| population::yaml(number, ENDPOINTS)).collect();
             objects.write("population", &yaml).unwrap();
         }
         proxy.wait_in_sync(&fairlead, &node, &options.bpffs, Duration::from_secs(60)).unwrap();

@@ -9,6 +9,7 @@ use std::process::{ChildStdin, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sched::{CpuSet, sched_setaffinity};
+use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use sandbox::{Launch, Process};
 
@@ -37,7 +38,8 @@ impl Cycle {
         [Self::Tcp, Self::Udp, Self::UdpUnconnected].into_iter().find(|cycle| cycle.name() == word)
     }
 
-    fn once(self, target: SocketAddr) -> io::Result<()> {
+    /// The byte that was answered.
+    fn once(self, target: SocketAddr) -> io::Result<u8> {
         let mut byte = [0];
         match self {
             Self::Tcp => {
@@ -45,21 +47,25 @@ impl Cycle {
                 stream.write_all(b"x")?;
                 stream.read_exact(&mut byte)?;
                 // The server closes first, so that it is the one that remembers the connection.
-                stream.read(&mut byte).map(drop)
+                stream.read_to_end(&mut Vec::new())?;
             }
             Self::Udp => {
                 let socket = any_socket(target)?;
                 socket.connect(target)?;
                 socket.send(b"x")?;
-                socket.recv(&mut byte).map(drop)
+                socket.recv(&mut byte)?;
             }
             Self::UdpUnconnected => {
                 let socket = any_socket(target)?;
                 socket.send_to(b"x", target)?;
                 let (_, from) = socket.recv_from(&mut byte)?;
-                if from == target { Ok(()) } else { Err(io::Error::other("a stranger answered")) }
+                if from != target {
+                    return Err(io::Error::other("a stranger answered"));
+                }
             }
         }
+        let [byte] = byte;
+        Ok(byte)
     }
 }
 
@@ -81,11 +87,11 @@ fn stay_on_one_core() -> io::Result<()> {
     Ok(sched_setaffinity(Pid::this(), &cores)?)
 }
 
-/// Answers on a port over both protocols, until killed.
+/// Answers with a byte on a port over both protocols, until killed.
 ///
 /// # Errors
 /// The port is taken.
-pub fn serve(port: u16) -> io::Result<()> {
+pub fn serve(port: u16, answer: u8) -> io::Result<()> {
     stay_on_one_core()?;
     let udp = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))?;
     let tcp = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))?;
@@ -93,7 +99,7 @@ pub fn serve(port: u16) -> io::Result<()> {
         let mut byte = [0];
         while let Ok((_, from)) = udp.recv_from(&mut byte) {
             // A client that is gone is no reason to stop.
-            _ = udp.send_to(b"y", from);
+            _ = udp.send_to(&[answer], from);
         }
     })?;
     println_flushed("ready")?;
@@ -102,14 +108,21 @@ pub fn serve(port: u16) -> io::Result<()> {
         // As above.
         _ = stream.and_then(|mut stream| {
             stream.read_exact(&mut byte)?;
-            stream.write_all(b"y")
+            stream.write_all(&[answer])
         });
     }
     Ok(())
 }
 
-/// Does what standard input says, a line a round: `tcp 10.96.0.10:80 100`. Answers with the
-/// nanoseconds of each cycle.
+/// Nanoseconds of the clock that all processes share.
+pub fn now() -> u64 {
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Does what standard input says, a line a round. `tcp 10.96.0.10:80 100` does so many cycles and
+/// answers with the nanoseconds of each; `tcp 10.96.0.10:80 until 7` goes on until that byte is
+/// answered, and tells when that cycle began.
 ///
 /// # Errors
 /// A cycle fails, or a line makes no sense.
@@ -122,16 +135,36 @@ pub fn obey() -> io::Result<()> {
         let nonsense = || io::Error::new(io::ErrorKind::InvalidInput, line.clone());
         let cycle = words.next().and_then(Cycle::parse).ok_or_else(nonsense)?;
         let target = words.next().and_then(|word| word.parse().ok()).ok_or_else(nonsense)?;
-        let n: usize = words.next().and_then(|word| word.parse().ok()).ok_or_else(nonsense)?;
-        let mut times = Vec::with_capacity(n);
-        for _ in 0..n {
-            let started = Instant::now();
-            cycle.once(target)?;
-            times.push(started.elapsed().as_nanos().to_string());
-        }
-        println_flushed(&times.join(" "))?;
+        let answer = match (words.next().ok_or_else(nonsense)?, words.next()) {
+            ("until", Some(byte)) => {
+                until(cycle, target, byte.parse().map_err(|_word| nonsense())?)?
+            }
+            (n, _) => time(cycle, target, n.parse().map_err(|_word| nonsense())?)?,
+        };
+        println_flushed(&answer)?;
     }
     Ok(())
+}
+
+fn time(cycle: Cycle, target: SocketAddr, n: usize) -> io::Result<String> {
+    let mut times = Vec::with_capacity(n);
+    for _ in 0..n {
+        let started = Instant::now();
+        cycle.once(target)?;
+        times.push(started.elapsed().as_nanos().to_string());
+    }
+    Ok(times.join(" "))
+}
+
+fn until(cycle: Cycle, target: SocketAddr, byte: u8) -> io::Result<String> {
+    let give_up = Instant::now() + Duration::from_secs(30);
+    while Instant::now() < give_up {
+        let began = now();
+        if cycle.once(target)? == byte {
+            return Ok(began.to_string());
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::TimedOut, format!("nobody answered with {byte}")))
 }
 
 fn println_flushed(line: &str) -> io::Result<()> {
@@ -172,10 +205,8 @@ impl Client {
     /// # Errors
     /// The client ended, because a cycle failed.
     pub fn round(&mut self, cycle: Cycle, target: SocketAddr, n: usize) -> io::Result<Vec<f64>> {
-        writeln!(self.tell, "{} {target} {n}", cycle.name())?;
-        self.tell.flush()?;
-        let mut line = String::new();
-        self.hear.read_line(&mut line)?;
+        self.begin(&format!("{} {target} {n}", cycle.name()))?;
+        let line = self.hear()?;
         let times: Vec<f64> =
             line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
         if times.len() == n {
@@ -183,5 +214,32 @@ impl Client {
         } else {
             Err(io::Error::other(format!("a {} cycle to {target} failed", cycle.name())))
         }
+    }
+
+    /// Begins to ask until that byte is answered.
+    ///
+    /// # Errors
+    /// The client ended.
+    pub fn begin_until(&mut self, cycle: Cycle, target: SocketAddr, byte: u8) -> io::Result<()> {
+        self.begin(&format!("{} {target} until {byte}", cycle.name()))
+    }
+
+    /// When, on the clock of [`now`], the cycle began that was answered so.
+    ///
+    /// # Errors
+    /// The client ended, because a cycle failed or the answer never came.
+    pub fn end_until(&mut self) -> io::Result<u64> {
+        self.hear()?.trim().parse().map_err(|_line| io::Error::other("the answer never came"))
+    }
+
+    fn begin(&mut self, line: &str) -> io::Result<()> {
+        writeln!(self.tell, "{line}")?;
+        self.tell.flush()
+    }
+
+    fn hear(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        self.hear.read_line(&mut line)?;
+        Ok(line)
     }
 }

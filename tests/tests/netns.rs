@@ -5,6 +5,8 @@
 mod bad_objects;
 #[path = "netns/cluster_ip.rs"]
 mod cluster_ip;
+#[path = "netns/ebpf_log.rs"]
+mod ebpf_log;
 #[path = "netns/leftovers.rs"]
 mod leftovers;
 #[path = "netns/refusal.rs"]
