@@ -19,7 +19,8 @@ const HOOKS: [&str; 9] = [
 fn each_hook_writes_a_record_in_a_build_with_a_log() {
     let cluster = Cluster::new();
     let mut node = cluster.node("node-a");
-    let service = cluster.service("web", &node.webs(["web-1"]));
+    let webs = node.webs(["web-1"]);
+    let service = cluster.service("web", &webs);
     let client = node.pod("client");
     node.start_proxy_with(&["--ebpf-object", &other_ebpf_object()]);
     for protocol in [Protocol::Tcp, Protocol::UdpConnected, Protocol::UdpUnconnected] {
@@ -37,7 +38,8 @@ fn each_hook_writes_a_record_in_a_build_with_a_log() {
 fn a_normal_build_writes_no_record() {
     let cluster = Cluster::new();
     let mut node = cluster.node("node-a");
-    let service = cluster.service("web", &node.webs(["web-1"]));
+    let webs = node.webs(["web-1"]);
+    let service = cluster.service("web", &webs);
     let client = node.pod("client");
     node.start_proxy();
     let tally = cluster.send(&client, Protocol::Tcp, service.v4(), 3);
