@@ -50,6 +50,9 @@ pub(crate) struct Args {
     /// Connections at once; more wait until some end.
     #[arg(long, value_name = "N", default_value_t = 4096)]
     max_connections: usize,
+    /// Serve the API only: no controllers, no scheduler.
+    #[arg(long)]
+    no_controllers: bool,
     /// Log more; -v 4 logs everything.
     #[arg(short, value_name = "LEVEL", default_value_t = 0)]
     v: u8,
@@ -67,15 +70,29 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let server = Server::start(config).await?;
         info!(address = %server.address(), data = %args.data.display(), "serving");
         let stop = CancellationToken::new();
-        let mut serving = std::pin::pin!(server.serve(stop.clone()));
-        tokio::select! {
-            () = &mut serving => {}
-            signal = terminated() => {
-                info!("{}: stopping", signal?);
-                stop.cancel();
-                serving.await;
+        let kubeconfig = server.kubeconfig().to_owned();
+        let controllers = async {
+            if args.no_controllers {
+                return Ok(());
             }
-        }
+            controllers::run(&kubeconfig, stop.clone()).await
+        };
+        let signalled = async {
+            let signal = terminated().await;
+            stop.cancel();
+            signal
+        };
+        let serving = async {
+            server.serve(stop.clone()).await;
+            Ok(())
+        };
+        let ((), signal) = tokio::try_join!(
+            async {
+                tokio::try_join!(controllers, serving).map(|_| ()).map_err(anyhow::Error::from)
+            },
+            signalled,
+        )?;
+        info!("{signal}: stopped");
         Ok(ExitCode::SUCCESS)
     })
 }

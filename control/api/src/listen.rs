@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::allocate::Ranges;
-use crate::auth::{Authenticator, Keys};
+use crate::auth::{Authenticator, Keys, write_private};
 use crate::server::{Api, refuse};
 use crate::status::Status;
 use crate::store::{OpenStoreError, Retention, Store};
@@ -102,6 +102,7 @@ pub struct Server {
     acceptor: Option<TlsAcceptor>,
     address: SocketAddr,
     advertise: IpAddr,
+    kubeconfig: String,
     connections: Arc<Semaphore>,
 }
 
@@ -141,9 +142,10 @@ impl Server {
                 (Some(identity.acceptor), Some(identity.authority))
             }
         };
+        let kubeconfig = kubeconfig::text(address, authority.as_deref(), keys.admin_token());
         if let Some(path) = &config.kubeconfig {
-            kubeconfig::write(path, address, authority.as_deref(), keys.admin_token())
-                .map_err(|source| StartError::Kubeconfig { path: path.clone(), source })?;
+            let error = |source| StartError::Kubeconfig { path: path.clone(), source };
+            write_private(path, kubeconfig.as_bytes()).map_err(error)?;
         }
         let auth = Authenticator::new(keys, config.security == Security::Https);
         let api =
@@ -155,6 +157,7 @@ impl Server {
             acceptor,
             address,
             advertise: config.advertise,
+            kubeconfig,
             connections,
         })
     }
@@ -163,6 +166,12 @@ impl Server {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The administrator's kubeconfig, as text.
+    #[must_use]
+    pub fn kubeconfig(&self) -> &str {
+        &self.kubeconfig
     }
 
     /// Serves until told to stop; then ends watches, finishes requests and returns.
