@@ -13,15 +13,19 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("load", &["abi"]),
     ("proxy", &["model", "abi", "load"]),
     ("dns", &["model"]),
+    ("api", &[]),
+    ("controllers", &[]),
     ("sandbox", &[]),
-    ("fairlead", &["model", "proxy", "dns", "load", "sandbox"]),
+    ("fairlead", &["model", "proxy", "dns", "api", "controllers", "load", "sandbox"]),
     ("tests", &["model", "abi", "load", "proxy", "dns", "sandbox", "fairlead"]),
     ("xtask", &[]),
 ];
 
 /// Libraries that only some rooms may know.
 const LIBRARIES: &[(&str, &[&str])] = &[
-    ("kube", &["model"]),
+    ("kube", &["model", "controllers"]),
+    ("axum", &["api"]),
+    ("rusqlite", &["api"]),
     // `abi` promises it, behind a feature, that keys and values are plain bytes.
     ("aya", &["load", "abi"]),
     ("aya-log", &["load"]),
