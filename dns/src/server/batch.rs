@@ -3,10 +3,7 @@
 //! The safe wrappers at hand tie the buffers of a call to its results, so that receiving into what
 //! was received before does not pass the borrow checker, and prepare every header for every call.
 //! Here the headers point into buffers that they live beside, and a call touches the ones it needs.
-#![expect(
-    unsafe_code,
-    reason = "recvmmsg and sendmmsg take pointers; each call says why they hold"
-)]
+#![expect(unsafe_code, reason = "recvmmsg and sendmmsg take pointers")]
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -36,7 +33,11 @@ pub(super) struct Batch {
     names: Box<[[u8; NAME]; BATCH]>,
     controls: Box<[[u8; CONTROL]; BATCH]>,
     received: Box<[libc::mmsghdr; BATCH]>,
+    /// The one buffer of each header.
+    received_into: Box<[libc::iovec; BATCH]>,
     n_received: usize,
+    sent: Box<[libc::mmsghdr; BATCH]>,
+    sent_from: Box<[libc::iovec; BATCH]>,
     /// Which reply goes where, and how long it is; the first `n_replies` of them.
     outgoing: [(usize, usize); BATCH],
     n_replies: usize,
@@ -60,8 +61,11 @@ impl Batch {
             names: Box::new([[0; NAME]; BATCH]),
             controls: Box::new([[0; CONTROL]; BATCH]),
             received: Box::new([EMPTY; BATCH]),
+            received_into: Box::new([NO_BUFFER; BATCH]),
             // All headers are prepared before the first call.
             n_received: BATCH,
+            sent: Box::new([EMPTY; BATCH]),
+            sent_from: Box::new([NO_BUFFER; BATCH]),
             outgoing: [(0, 0); BATCH],
             n_replies: 0,
             wants_control,
@@ -73,34 +77,31 @@ impl Batch {
     /// # Errors
     /// As recvmmsg(2) fails.
     pub(super) fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
-        let mut buffers = [NO_BUFFER; BATCH];
-        for (idx, header) in self.received.iter_mut().enumerate() {
+        // What the last call used up has to be given again; the rest is as it was.
+        for (idx, header) in self.received.iter_mut().enumerate().take(self.n_received) {
             let (Some(query), Some(name), Some(control), Some(buffer)) = (
                 self.queries.get_mut(idx),
                 self.names.get_mut(idx),
                 self.controls.get_mut(idx),
-                buffers.get_mut(idx),
+                self.received_into.get_mut(idx),
             ) else {
                 break;
             };
             *buffer = libc::iovec { iov_base: query.as_mut_ptr().cast(), iov_len: LARGEST_QUERY };
             header.msg_hdr.msg_iov = buffer;
-            // What the last call used up has to be given again.
-            if idx < self.n_received {
-                header.msg_hdr.msg_iovlen = 1;
-                header.msg_hdr.msg_name = name.as_mut_ptr().cast();
-                header.msg_hdr.msg_namelen = NAME_LEN;
-                if self.wants_control {
-                    header.msg_hdr.msg_control = control.as_mut_ptr().cast();
-                    header.msg_hdr.msg_controllen = CONTROL;
-                }
+            header.msg_hdr.msg_iovlen = 1;
+            header.msg_hdr.msg_name = name.as_mut_ptr().cast();
+            header.msg_hdr.msg_namelen = NAME_LEN;
+            if self.wants_control {
+                header.msg_hdr.msg_control = control.as_mut_ptr().cast();
+                header.msg_hdr.msg_controllen = CONTROL;
             }
         }
         self.n_received = 0;
         self.n_replies = 0;
         // SAFETY: every header points to one buffer of the length it gives, to a name and, where
-        // wanted, a control buffer likewise; all live until the call returns and nothing else
-        // refers to them.
+        // wanted, a control buffer likewise; all are owned by the batch and stay where they
+        // are, and nothing else refers to them until the call returns.
         let n = unsafe {
             libc::recvmmsg(
                 socket.as_raw_fd(),
@@ -134,10 +135,9 @@ impl Batch {
 
     /// Sends the replies. How many the kernel would not take.
     pub(super) fn send(&mut self, socket: BorrowedFd<'_>) -> usize {
-        let mut buffers = [NO_BUFFER; BATCH];
-        let mut headers = [EMPTY; BATCH];
         let outgoing = self.outgoing.get(..self.n_replies).unwrap_or_default();
-        for ((&(idx, len), header), buffer) in outgoing.iter().zip(&mut headers).zip(&mut buffers) {
+        let headers = self.sent.iter_mut().zip(self.sent_from.iter_mut());
+        for (&(idx, len), (header, buffer)) in outgoing.iter().zip(headers) {
             let (Some(reply), Some(name), Some(control), Some(received)) = (
                 self.replies.get_mut(idx),
                 self.names.get_mut(idx),
@@ -148,6 +148,7 @@ impl Batch {
             };
             *buffer =
                 libc::iovec { iov_base: reply.as_mut_ptr().cast(), iov_len: len.min(LARGEST_UDP) };
+            *header = EMPTY;
             header.msg_hdr.msg_iov = buffer;
             header.msg_hdr.msg_iovlen = 1;
             header.msg_hdr.msg_name = name.as_mut_ptr().cast();
@@ -161,7 +162,7 @@ impl Batch {
         }
         let mut sent = 0;
         let mut refused = 0;
-        while let Some(rest) = headers.get_mut(sent + refused..self.n_replies)
+        while let Some(rest) = self.sent.get_mut(sent + refused..self.n_replies)
             && !rest.is_empty()
         {
             let n_rest = libc::c_uint::try_from(rest.len()).unwrap_or(BATCH_LEN);
@@ -234,6 +235,6 @@ const EMPTY: libc::mmsghdr = libc::mmsghdr {
     msg_len: 0,
 };
 
-// SAFETY: the headers hold pointers only into buffers that the batch owns or that live for one
-// call; nothing is shared with another thread.
+// SAFETY: the headers hold pointers only into buffers that the batch owns and that move with it;
+// nothing is shared with another thread.
 unsafe impl Send for Batch {}
