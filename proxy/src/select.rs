@@ -154,3 +154,62 @@ fn only<'a>(
 ) -> Vec<&'a MergedEndpoint> {
     endpoints.iter().copied().filter(|endpoint| usable(endpoint)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    //! What the cases cannot see: a set that no traffic uses is not made, and a fallback says so.
+
+    use model::endpoint::Conditions;
+
+    use super::*;
+
+    const HERE: Place<'_> = Place { node: "node-a", zone: None };
+
+    fn endpoint(last: u8, local: bool, conditions: Conditions) -> MergedEndpoint {
+        MergedEndpoint {
+            address: ([10, 0, 0, last], 80).into(),
+            conditions,
+            local,
+            zone: None,
+            hints: None,
+            hostname: None,
+            pod: None,
+            weight: None,
+        }
+    }
+
+    fn policies(internal_local: bool, external_local: bool, accessible: bool) -> Policies {
+        Policies { internal_local, external_local, externally_accessible: accessible }
+    }
+
+    #[test]
+    fn a_set_that_no_traffic_uses_is_empty() {
+        let here = endpoint(1, true, Conditions::default());
+        let sizes = |policies| {
+            let selection = select(&[&here], &policies, HERE);
+            (selection.cluster.len(), selection.local.len(), selection.has_any)
+        };
+        assert_eq!(sizes(policies(false, false, false)), (1, 0, true));
+        assert_eq!(sizes(policies(false, false, true)), (1, 0, true));
+        assert_eq!(sizes(policies(false, true, false)), (1, 0, true));
+        assert_eq!(sizes(policies(false, true, true)), (1, 1, true));
+        assert_eq!(sizes(policies(true, false, false)), (0, 1, true));
+        assert_eq!(sizes(policies(true, false, true)), (1, 1, true));
+    }
+
+    #[test]
+    fn a_fallback_says_so_for_each_set_by_itself() {
+        let draining = Conditions { ready: false, serving: true, terminating: true };
+        let unready = Conditions { ready: false, serving: true, terminating: false };
+        let fell_back = |here, there| {
+            let (here, there) = (endpoint(1, true, here), endpoint(2, false, there));
+            let selection = select(&[&here, &there], &policies(false, true, true), HERE);
+            (selection.cluster_fallback, selection.local_fallback)
+        };
+        assert_eq!(fell_back(Conditions::default(), Conditions::default()), (false, false));
+        assert_eq!(fell_back(draining, Conditions::default()), (false, true));
+        assert_eq!(fell_back(draining, draining), (true, true));
+        assert_eq!(fell_back(unready, draining), (true, false));
+        assert_eq!(fell_back(unready, unready), (false, false));
+    }
+}

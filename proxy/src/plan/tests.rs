@@ -9,6 +9,7 @@ use model::name::{Family, NamespacedName, Protocol};
 use model::service::{Service, ServicePort, ServiceType, TrafficPolicy};
 
 use crate::config::NodeConfig;
+use crate::delta::{Actual, Op, delta};
 use crate::plan::{At, FrontendKey, FrontendKind, Planner, Target, plan};
 
 fn ip(text: &str) -> IpAddr {
@@ -120,7 +121,7 @@ fn the_loser_of_an_address_takes_it_over_when_the_winner_goes() {
     let change = planner.replan(&cluster.snapshot(), &dirty);
     assert_eq!(winner(&planner).as_deref(), Some("shop/late"));
     assert_eq!(planner.plan().problems().count(), 0);
-    assert!(change.problems);
+    assert!(change.problems && !change.is_empty());
 }
 
 #[test]
@@ -142,4 +143,39 @@ fn the_loser_is_told_anew_when_the_winner_claims_by_another_field() {
     let told = planner.plan().problems().next().unwrap().to_string();
     assert!(told.contains("served for Service shop/a (external-ip)"), "{told}");
     assert!(change.problems);
+}
+
+#[test]
+fn the_api_server_and_dns_are_programmed_first() {
+    let mut cluster = Cluster::new("node-a");
+    for (namespace, name, cluster_ip) in [
+        ("a", "web", "10.96.0.1"),
+        ("default", "kubernetes", "10.96.0.9"),
+        ("default", "other", "10.96.0.2"),
+        ("kube-system", "kube-dns", "10.96.0.8"),
+        ("kube-system", "other", "10.96.0.3"),
+    ] {
+        let service =
+            Service { name: NamespacedName::new(namespace, name), ..service(name, cluster_ip) };
+        cluster.apply(Change::Service(Arc::new(service)));
+    }
+    let plan = plan(&cluster.snapshot(), &NodeConfig::new("node-a"));
+
+    let ops = delta(&Actual::default(), &plan);
+
+    let put: Vec<String> = ops
+        .iter()
+        .filter_map(|op| match op {
+            Op::Put { frontend, .. } => Some(frontend.service.to_string()),
+            _ => None,
+        })
+        .collect();
+    let expected = [
+        "default/kubernetes",
+        "kube-system/kube-dns",
+        "a/web",
+        "default/other",
+        "kube-system/other",
+    ];
+    assert_eq!(put, expected);
 }

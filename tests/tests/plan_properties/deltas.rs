@@ -24,6 +24,7 @@ proptest! {
     /// From whatever is held to whatever is desired, in one go; and then there is nothing to do.
     #[test]
     fn the_delta_leads_to_the_plan(from in history(), to in history()) {
+        let again = to.clone();
         let (from, to) = (planned(&from).0, planned(&to).0);
         let mut fake = Fake::default();
         let mut actual = fake.prepare().unwrap();
@@ -31,8 +32,9 @@ proptest! {
             let ops = delta(&actual, plan);
             apply(&mut fake, &mut actual, &ops);
             prop_assert_eq!(fake.tables(), &tables(plan));
-            prop_assert_eq!(delta(&actual, plan), vec![]);
         }
+        // Also for a plan of the same that shares nothing with it.
+        prop_assert_eq!(delta(&actual, &planned(&again).0), vec![]);
     }
 
     /// What changed is enough to go by.
@@ -54,6 +56,10 @@ proptest! {
             let ops = delta_of(&actual, &change);
             let full: BTreeSet<String> = shown(&delta(&actual, planner.plan()));
             prop_assert_eq!(shown(&ops), full);
+            // What is not held is not removed.
+            let of_nothing = delta_of(&Actual::default(), &change);
+            let removes = |op: &Op| matches!(op, Op::Remove { .. } | Op::Disown { .. });
+            prop_assert!(!of_nothing.iter().any(removes), "{:?}", of_nothing);
             apply(&mut fake, &mut actual, &ops);
             prop_assert_eq!(fake.tables(), &tables(planner.plan()));
         }
