@@ -33,6 +33,8 @@ pub enum Step {
     Problems(Vec<Line>),
     /// All health check node ports there are.
     Health(Vec<Line>),
+    /// All Services that a `Local` policy leaves without an endpoint here.
+    NoLocalEndpoints(Vec<Line>),
 }
 
 /// A line of a file that is not a comment.
@@ -115,6 +117,7 @@ impl Case {
                 "host" => Step::Host(content(lines)),
                 "problems" => Step::Problems(content(lines)),
                 "health" => Step::Health(content(lines)),
+                "no local endpoints" => Step::NoLocalEndpoints(content(lines)),
                 "packets" => Step::Packets(
                     content(lines)
                         .iter()

@@ -39,11 +39,7 @@ impl Context<'_> {
         if !service.is_routed() {
             // Allocated, though not to us: not to be dropped as if it were nobody's.
             let addresses = service.cluster_ips.iter().map(|ip| (*ip, Undefined::Leave)).collect();
-            return Some(ServicePlan {
-                created: service.created,
-                addresses,
-                ..ServicePlan::default()
-            });
+            return Some(ServicePlan { addresses, ..ServicePlan::default() });
         }
         let mut build = ServiceBuild::new(self, state, service);
         for family in Family::ALL {

@@ -116,6 +116,21 @@ impl Play {
                     self.planner.plan().health_checks.iter().map(shown).collect();
                 self.lines(lines, &checks);
             }
+            Step::NoLocalEndpoints(lines) => {
+                self.replan();
+                let counts = self.planner.plan().services.iter().filter_map(|(name, service)| {
+                    let (internal, external) =
+                        (service.no_local_endpoints.internal, service.no_local_endpoints.external);
+                    let sum = internal.v4 + internal.v6 + external.v4 + external.v6;
+                    (sum > 0).then(|| {
+                        format!(
+                            "{name} internal IPv4 {} IPv6 {}, external IPv4 {} IPv6 {}",
+                            internal.v4, internal.v6, external.v4, external.v6
+                        )
+                    })
+                });
+                self.lines(lines, &counts.collect::<Vec<_>>());
+            }
         }
     }
 
