@@ -188,13 +188,9 @@ impl Planner {
             .first()
             .and_then(|claim| self.plan.services.get(&claim.service)?.frontend(key).cloned());
         let before = self.plan.frontends.get(key);
-        let same_winner = match (&winner, before) {
-            (Some(winner), Some(before)) => {
-                (&winner.service.service, winner.kind) == (&before.service.service, before.kind)
-            }
-            (None, None) => true,
-            _ => false,
-        };
+        let same_winner = winner.as_ref().zip(before).is_some_and(|(winner, before)| {
+            (&winner.service.service, winner.kind) == (&before.service.service, before.kind)
+        });
         if winner.as_ref() != before {
             change.frontends.insert(*key, winner.clone());
             match &winner {

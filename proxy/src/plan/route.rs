@@ -114,11 +114,6 @@ impl EndpointSet {
             _ => true,
         })
     }
-
-    /// Whether both are one value in memory, which is cheaper to see than that they are equal.
-    pub fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
 }
 
 impl Deref for EndpointSet {

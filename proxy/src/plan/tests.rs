@@ -3,12 +3,13 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use expect_test::expect;
 use model::cluster::{Change, Cluster, Dirty};
 use model::endpoint::{Conditions, Endpoint, EndpointPort, EndpointSlice};
 use model::name::{Family, NamespacedName, Protocol};
 use model::service::{Service, ServicePort, ServiceType, TrafficPolicy};
 
-use crate::config::NodeConfig;
+use crate::config::{DetectLocal, NodeConfig};
 use crate::delta::{Actual, Op, delta};
 use crate::plan::{At, FrontendKey, FrontendKind, Planner, Target, plan};
 
@@ -178,4 +179,62 @@ fn the_api_server_and_dns_are_programmed_first() {
         "kube-system/other",
     ];
     assert_eq!(put, expected);
+}
+
+#[test]
+fn a_plan_prints_every_route_with_who_takes_it() {
+    let mut cluster = Cluster::new("node-a");
+    let mut web = service("web", "10.96.0.10");
+    web.ports[0].node_port = 30080;
+    web.external_ips = vec![ip("203.0.113.1")];
+    web.external_traffic_policy = TrafficPolicy::Local;
+    let mut late = service("zoo", "10.96.0.20");
+    late.external_ips = vec![ip("203.0.113.1")];
+    let heavy = EndpointSlice {
+        name: NamespacedName::new("shop", "web-2"),
+        weight: Some(3),
+        ..slice("web", &["10.0.0.2"])
+    };
+    cluster.apply(Change::Service(Arc::new(web)));
+    cluster.apply(Change::Service(Arc::new(late)));
+    cluster.apply(Change::Slice(Arc::new(slice("web", &["10.0.0.1"]))));
+    cluster.apply(Change::Slice(Arc::new(heavy)));
+    let config = NodeConfig {
+        detect_local: DetectLocal::ClusterCidr(vec!["10.0.0.0/16".parse().unwrap()]),
+        ..NodeConfig::new("node-a")
+    };
+
+    let text = plan(&cluster.snapshot(), &config).to_string();
+
+    expect![[r#"
+        Node
+          IPv4: address none; pods from 10.0.0.0/16; node ports in 0.0.0.0/0, of loopback in 127.0.0.0/8
+          IPv6: address none; pods not told; node ports in ::/0, of loopback in ::1/128
+
+        Service shop/web
+          10.96.0.10:80/tcp cluster-ip
+            from pod: 10.0.0.1:8080*1 10.0.0.2:8080*3
+            from node, outside: 10.0.0.1:8080*1 10.0.0.2:8080*3 masquerade
+          203.0.113.1:80/tcp external-ip
+            from pod: 10.0.0.1:8080*1 10.0.0.2:8080*3
+            from node: 10.0.0.1:8080*1 10.0.0.2:8080*3 masquerade
+            from outside: DROP
+          *:30080/tcp node-port
+            from pod: 10.0.0.1:8080*1 10.0.0.2:8080*3
+            from node: 10.0.0.1:8080*1 10.0.0.2:8080*3 masquerade
+            from outside: DROP
+          10.96.0.10, other ports: REJECT
+          203.0.113.1, other ports: left alone
+          externalTrafficPolicy is Local, and 1 ports have no endpoint here
+
+        Service shop/zoo
+          10.96.0.20:80/tcp cluster-ip
+            from anywhere: REJECT
+          203.0.113.1:80/tcp external-ip: lost to Service shop/web
+          10.96.0.20, other ports: REJECT
+          203.0.113.1, other ports: left alone
+
+        left out
+          Service shop/zoo: spec.externalIPs: 203.0.113.1:80/tcp is already served for Service shop/web (external-ip); remove it from one of the two
+    "#]].assert_eq(&text);
 }
