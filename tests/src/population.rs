@@ -94,8 +94,9 @@ fn cluster_ip(number: u32) -> Ipv4Addr {
 fn addresses(number: u32, n_endpoints: u32, moved: u32) -> impl Iterator<Item = IpAddr> {
     let first = Ipv4Addr::new(10, 128, 0, 0).to_bits() + number * n_endpoints;
     (0..n_endpoints).map(move |idx| {
-        // 32 other ranges of a hundred thousand each.
-        let shift = if idx + 1 == n_endpoints { (moved % 32) << 17 } else { 0 };
+        // 31 other ranges of a hundred thousand each; 0 is where it was at first.
+        let elsewhere = if moved == 0 { 0 } else { 1 + moved % 31 };
+        let shift = if idx + 1 == n_endpoints { elsewhere << 17 } else { 0 };
         IpAddr::from(Ipv4Addr::from_bits(first + idx + shift))
     })
 }
