@@ -10,7 +10,7 @@ use anyhow::{bail, ensure};
 
 use crate::platform::{self, BPF_LINKER, Compiler, LLVM, NEXTEST};
 use crate::step::Step;
-use crate::workspace::{Workspace, is_root, which};
+use crate::workspace::{Workspace, cargo, is_root, which};
 
 /// What the machine is wanted for; each includes the ones above it, except `Vm`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -106,17 +106,18 @@ impl Missing {
             ensure!(!rustc || Compiler::Debian.is_here(), "{OLD_RUSTC}");
         }
         if self.bpf_linker {
-            Step::new("bpf-linker, about a minute", crate::workspace::cargo())
+            Step::new("bpf-linker, about a minute", cargo())
                 .args(["install"])
                 .args(bpf_linker_args())
                 .env("LLVM_PREFIX", llvm_prefix())
+                .env("CARGO_PROFILE_RELEASE_DEBUG", "0")
                 .without_env(SCRUB)
                 .remedy("It links against LLVM from Debian's llvm-22-dev.")
                 .watch(&logs.join("bpf-linker.log"))?;
         }
         if self.nextest {
             // Nobody measures the test runner: without optimisation it builds in half the time.
-            Step::new("cargo-nextest, some minutes", crate::workspace::cargo())
+            Step::new("cargo-nextest, some minutes", cargo())
                 .args(["install"])
                 .args(nextest_args())
                 .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0")

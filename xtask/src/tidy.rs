@@ -69,7 +69,7 @@ fn is_rust(page: &Page) -> bool {
     Path::new(&page.path).extension() == Some(OsStr::new("rs"))
 }
 
-/// Every Rust and Markdown file that is ours.
+/// Every file that is ours, with its text if it is Rust or Markdown.
 fn read(root: &Path) -> anyhow::Result<Vec<Page>> {
     let mut folders = vec![root.to_owned()];
     let mut pages = Vec::new();
@@ -80,9 +80,12 @@ fn read(root: &Path) -> anyhow::Result<Vec<Page>> {
                 .is_some_and(|name| name == "target" || name.to_string_lossy().starts_with('.'));
             if ours && path.is_dir() {
                 folders.push(path);
-            } else if ours && path.extension().is_some_and(|it| it == "rs" || it == "md") {
-                let text = fs::read_to_string(&path)
-                    .with_context(|| format!("reading {}", path.display()))?;
+            } else if ours {
+                let text = match path.extension().and_then(OsStr::to_str) {
+                    Some("rs" | "md") => fs::read_to_string(&path)
+                        .with_context(|| format!("reading {}", path.display()))?,
+                    _ => String::new(),
+                };
                 let path = path.strip_prefix(root).unwrap_or(&path).display().to_string();
                 pages.push(Page { path, text });
             }

@@ -95,7 +95,10 @@ mod tests {
     #[test]
     fn kube_and_aya_stay_in_their_rooms() {
         assert!(findings("model", "kube", None).is_empty());
-        assert_eq!(findings("proxy", "kube", None), ["proxy: must not know kube; may: model"]);
+        assert_eq!(
+            findings("proxy", "kube", None),
+            ["proxy: must not know kube; may: model, controllers"]
+        );
         assert_eq!(findings("proxy", "aya", None), ["proxy: must not know aya; may: load, abi"]);
     }
 
