@@ -26,6 +26,9 @@ pub(crate) struct Args {
     /// Run a command in a pod of a demo that is running
     #[arg(long = "in", value_name = "POD", requires = "command", conflicts_with = "keep")]
     in_pod: Option<String>,
+    /// How many requests a second each client sends; a slow machine wants fewer
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    rate: u32,
     /// The sandbox's name, so that tests of the demo do not meet one that somebody looks at
     #[arg(long, hide = true, default_value = "demo")]
     name: String,
@@ -56,9 +59,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 fn show(screen: &mut Screen, interrupt: &Interrupt, args: &Args) -> anyhow::Result<()> {
     screen.title("fairlead demo: one Service, three pods, routed in the kernel by eBPF")?;
     let mut cluster = Cluster::build(screen, interrupt, &args.name)?;
-    spread::show(screen, interrupt, &cluster)?;
+    spread::show(screen, interrupt, &cluster, args.rate)?;
     cost::show(screen, interrupt, &cluster)?;
-    heal::show(screen, interrupt, &mut cluster)?;
+    heal::show(screen, interrupt, &mut cluster, args.rate)?;
     screen.success("Every pod was hit, and no request failed.")?;
     if args.keep { keep::hold(screen, interrupt, cluster) } else { keep::suggest(screen) }
 }

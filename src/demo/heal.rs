@@ -15,11 +15,9 @@ use super::{
     screen::{Screen, count},
 };
 
-/// Of HTTP connections, and of UDP questions.
-const RATE: u32 = 200;
-/// Requests of each kind before the pod goes, and after.
-const N_BEFORE: u64 = 200;
-const N_AFTER: u64 = 400;
+/// For how long requests go on before the pod goes, and after, in seconds.
+const BEFORE: u64 = 1;
+const AFTER: u64 = 2;
 /// The pod gets no more requests when it has had none for this long.
 const QUIET: Duration = Duration::from_millis(500);
 const QUIET_WITHIN: Duration = Duration::from_secs(10);
@@ -29,6 +27,7 @@ pub(super) fn show(
     screen: &mut Screen,
     interrupt: &Interrupt,
     cluster: &mut Cluster,
+    rate: u32,
 ) -> anyhow::Result<()> {
     screen.step("A pod is removed while clients send")?;
     let target = cluster.service_v4();
@@ -36,13 +35,13 @@ pub(super) fn show(
         .into_iter()
         .map(|protocol| {
             let timeout = Duration::from_secs(5);
-            let load = Load { target, protocol, rate: RATE, duration: None, timeout };
+            let load = Load { target, protocol, rate, duration: None, timeout };
             cluster.fairlead.client(&cluster.client, &load)
         })
         .collect::<Result<Vec<_>, _>>()?;
-    screen.line(&format!("{RATE} HTTP connections and {RATE} UDP questions a second go on"))?;
+    screen.line(&format!("{rate} HTTP connections and {rate} UDP questions a second go on"))?;
     let deadline = Duration::from_secs(30);
-    interrupt.wait_until(deadline, || answered(&clients) >= 2 * N_BEFORE)?;
+    interrupt.wait_until(deadline, || answered(&clients) >= 2 * BEFORE * u64::from(rate))?;
 
     let leaving = cluster.webs.remove(1);
     let name = leaving.pod.name().to_owned();
@@ -56,7 +55,7 @@ pub(super) fn show(
     cluster.folder.write_endpoints(&cluster.service, &staying)?;
     screen.line(&format!("{name} has ended, and is gone from the EndpointSlices"))?;
 
-    let goal = answered(&clients) + 2 * N_AFTER;
+    let goal = answered(&clients) + 2 * AFTER * u64::from(rate);
     screen.progress("sending on ...")?;
     interrupt.wait_until(deadline, || answered(&clients) >= goal)?;
     summarise(screen, clients)

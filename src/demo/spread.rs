@@ -11,14 +11,13 @@ use super::{
     screen::{Screen, count},
 };
 
-/// For each protocol and family.
-const RATE: u32 = 300;
 const DURATION: Duration = Duration::from_millis(1500);
 
 pub(super) fn show(
     screen: &mut Screen,
     interrupt: &Interrupt,
     cluster: &Cluster,
+    rate: u32,
 ) -> anyhow::Result<()> {
     screen.step("Requests to the Service's address: HTTP and UDP, over IPv4 and IPv6")?;
     screen.progress("sending ...")?;
@@ -28,7 +27,7 @@ pub(super) fn show(
         targets.map(|target| Load {
             target,
             protocol: *protocol,
-            rate: RATE,
+            rate,
             duration: Some(DURATION),
             timeout: Duration::from_secs(5),
         })
