@@ -1,4 +1,4 @@
-//! Ratios between two ways of doing the same, measured in turn, with their uncertainty. [pure]
+//! Ratios between two ways of doing the same, measured in turn, with their uncertainty. `[pure]`
 
 /// A ratio with its 95 % interval.
 #[derive(Clone, Copy, Debug, PartialEq)]
