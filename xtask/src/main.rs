@@ -18,6 +18,7 @@ mod setup;
 mod step;
 mod test;
 mod tidy;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -68,6 +69,11 @@ enum Command {
     Ci(ci::Ci),
     /// Check the house rules that no compiler knows: layout, arrows, sizes, promises
     Tidy,
+    /// Boot Debian's 6.1 and 6.12 kernels under qemu and test Services there
+    ///
+    /// Emulated, so that it needs no KVM: some minutes. Kernels are downloaded once, as Debian
+    /// packages, and kept under target/vm.
+    Vm(vm::Vm),
     /// Run one benchmark in release mode; without a name, list them
     Bench(bench::Bench),
 }
@@ -99,6 +105,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Test(test) => test.run(&workspace),
         Command::Ci(ci) => ci.run(&workspace),
         Command::Tidy => tidy::run(&workspace),
+        Command::Vm(vm) => vm.run(&workspace),
         Command::Bench(bench) => bench.run(&workspace),
     }
 }

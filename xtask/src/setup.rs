@@ -151,7 +151,7 @@ const OLD_RUSTC: &str = "/usr/bin/rustc is not the one built with LLVM 22. Add t
 
 fn packages(need: Need, compiler: Compiler, bpf_linker: bool) -> BTreeSet<&'static str> {
     if need == Need::Vm {
-        return BTreeSet::from(["qemu-system-x86", "cpio"]);
+        return BTreeSet::from(["qemu-system-x86", "cpio", "xz-utils", "binutils"]);
     }
     let mut packages = BTreeSet::from_iter(compiler.packages().iter().copied());
     if bpf_linker {

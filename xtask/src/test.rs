@@ -4,6 +4,7 @@ use anyhow::bail;
 
 use crate::build::Build;
 use crate::setup::{self, Need};
+use crate::vm::Vm;
 use crate::workspace::{Workspace, is_root};
 
 /// Run the tests: set up, build, then doctests, unit tests and kernel tests
@@ -12,6 +13,9 @@ pub(crate) struct Test {
     /// Leave out the kernel tests, which need root
     #[arg(long)]
     unprivileged: bool,
+    /// Also boot Debian's 6.1 and 6.12 kernels under qemu, as `cargo xtask vm` does
+    #[arg(long, conflicts_with = "unprivileged")]
+    all: bool,
 }
 
 impl Test {
@@ -26,6 +30,9 @@ impl Test {
         setup::run(workspace, Need::Test)?;
         Build::default().run(workspace)?;
         doctests(workspace)?;
+        if self.all {
+            Vm::default().run(workspace)?;
+        }
         let profiles: &[&str] =
             if self.unprivileged { &["default"] } else { &["default", "kernel"] };
         let mut summary = Vec::new();

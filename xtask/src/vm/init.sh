@@ -1,0 +1,20 @@
+#!/bin/busybox sh
+# The guest's first process: mounts, modules, one command, the end.
+export PATH=/bin HOME=/tmp
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mount -t tmpfs tmp /tmp
+mount -t tmpfs run /run
+mount -t cgroup2 cgroup /sys/fs/cgroup
+mount -t bpf bpf /sys/fs/bpf
+for module in /modules/*.ko; do
+    insmod "$module" || echo "cannot load $module"
+done
+ip link set lo up
+
+uname -a
+/command
+echo "FAIRLEAD-VM-EXIT $?"
+poweroff -f
