@@ -67,6 +67,10 @@ fn the_next_sandbox_sweeps_what_a_killed_one_left_and_leaves_the_living_alone() 
         let mut ready = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut ready).unwrap();
         assert!(!ready.is_empty(), "{name} is held");
+        // The process that it holds joins its cgroup a moment after it was started.
+        eventually("its process is there", || {
+            traces(name).iter().any(|trace| trace.starts_with("process"))
+        });
         Killed(process)
     };
     let (dead, alive) = (format!("dead-{}", process::id()), format!("alive-{}", process::id()));
