@@ -83,6 +83,12 @@ pub(crate) fn bpf_linker() -> Option<PathBuf> {
     version.split_whitespace().any(|word| word == BPF_LINKER).then_some(linker)
 }
 
+/// Bytes that may still be written where `dir` lies; `None` where df does not say.
+pub(crate) fn free_bytes(dir: &Path) -> Option<u64> {
+    let df = Step::new("df", "df").args(["--block-size=1", "--output=avail"]).arg(dir);
+    df.text()?.lines().nth(1)?.trim().parse().ok()
+}
+
 /// Whether `cargo NAME` runs.
 pub(crate) fn has_cargo(name: &str) -> bool {
     Step::new(name, cargo()).args([name, "--version"]).text().is_some()

@@ -30,6 +30,7 @@ pub(crate) enum Need {
 /// # Errors
 /// When something is missing and cannot be installed: what, and how to get it.
 pub(crate) fn run(workspace: &Workspace, need: Need) -> anyhow::Result<()> {
+    warn_of_a_full_disk(workspace);
     let missing = Missing::look(need);
     if missing.is_empty() {
         return Ok(());
@@ -40,6 +41,23 @@ pub(crate) fn run(workspace: &Workspace, need: Need) -> anyhow::Result<()> {
         bail!("{}", missing.by_hand());
     }
     missing.install(workspace)
+}
+
+/// What a first build and the tests write, about.
+const DISK: u64 = 4 << 30;
+
+/// A build that is nearly done may fit, so this is no error; rustc's own, minutes later, names
+/// some file of a dependency.
+fn warn_of_a_full_disk(workspace: &Workspace) {
+    let root = workspace.root();
+    if let Some(free) = platform::free_bytes(root).filter(|free| *free < DISK) {
+        eprintln!(
+            "setup: only {} MiB are free at {}; a first build with its tests takes {} MiB",
+            free >> 20,
+            root.display(),
+            DISK >> 20
+        );
+    }
 }
 
 /// What is not there.

@@ -2,7 +2,7 @@
 
 use anyhow::bail;
 
-use crate::build::Build;
+use crate::build;
 use crate::setup::{self, Need};
 use crate::vm::Vm;
 use crate::workspace::{Workspace, is_root};
@@ -28,7 +28,8 @@ impl Test {
             );
         }
         setup::run(workspace, Need::Test)?;
-        Build::default().run(workspace)?;
+        build::objects(workspace)?;
+        binaries(workspace)?;
         doctests(workspace)?;
         if self.all {
             Vm::default().run(workspace)?;
@@ -45,6 +46,16 @@ impl Test {
         }
         Ok(())
     }
+}
+
+/// The tests and the binary that they run, in one go: built apart, their dependencies would have
+/// other features and be built twice.
+fn binaries(workspace: &Workspace) -> anyhow::Result<()> {
+    workspace
+        .cargo("fairlead and its tests")
+        .args(["build", "--workspace", "--exclude", "prog", "--bins", "--tests"])
+        .without_env(&["FAIRLEAD_EBPF_OBJECT"])
+        .show()
 }
 
 /// Nextest leaves these out.
