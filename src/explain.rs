@@ -3,15 +3,18 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use model::cluster::Snapshot;
 use model::name::{Family, Protocol};
 use model::parse::parse_ip;
-use proxy::plan::plan;
 use proxy::plan::trace::{Decision, Masquerading, Packet, Verdict, View, trace};
+use proxy::plan::{At, FrontendKey, plan};
 use serde::Serialize;
+
+mod kernel;
 
 use crate::node_args::{NodeArgs, SourceArgs};
 use crate::plan::{Output, snapshot, supports};
@@ -33,6 +36,9 @@ pub(crate) struct Args {
     /// The interface on which the packet arrives, where pods are told by it.
     #[arg(long, value_name = "NAME")]
     interface: Option<String>,
+    /// The directory that this node's proxy was started with: what the kernel holds is read there.
+    #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf/fairlead")]
+    bpffs: PathBuf,
     /// Addresses of this node besides those of its Node object, comma-separated.
     #[arg(long, value_name = "ADDRESSES", value_delimiter = ',')]
     host_addresses: Vec<IpAddr>,
@@ -76,18 +82,34 @@ fn explain(args: &Args, out: &mut impl Write) -> anyhow::Result<()> {
         protocol: args.to.protocol,
     };
     let mut decision = trace(&view, &packet);
+    let mut unsupported = false;
     if let Some((_, frontend)) = &decision.frontend
-        && let Err(unsupported) = supports(mode, frontend)
+        && let Err(what) = supports(mode, frontend)
     {
-        let beyond = format!("beyond --proxy-mode={}: {unsupported}", mode.name());
-        decision.why.push(beyond);
+        unsupported = true;
+        decision.why.push(format!("beyond --proxy-mode={}: {what}", mode.name()));
     }
+    let destination = FrontendKey {
+        at: At::Address(args.to.socket.ip()),
+        port: args.to.socket.port(),
+        protocol: args.to.protocol,
+    };
+    let kernel = kernel::lines(
+        &kernel::Asked {
+            mode,
+            bpffs: &args.bpffs,
+            node: &config.node_name,
+            key: decision.frontend.as_ref().map_or(destination, |(key, _)| *key),
+            unsupported,
+        },
+        &decision,
+    );
     match args.output {
         Output::Json => {
-            serde_json::to_writer(&mut *out, &Explanation::from(&decision))?;
+            serde_json::to_writer(&mut *out, &Explanation::new(&decision, &kernel))?;
             writeln!(out)?;
         }
-        Output::Text => print(out, &packet, &decision)?,
+        Output::Text => print(out, &packet, &decision, &kernel)?,
     }
     Ok(())
 }
@@ -108,8 +130,9 @@ struct Explanation {
     why: Vec<String>,
 }
 
-impl From<&Decision> for Explanation {
-    fn from(decision: &Decision) -> Self {
+impl Explanation {
+    fn new(decision: &Decision, kernel: &[String]) -> Self {
+        let kernel = kernel.iter().map(|line| format!("kernel: {line}"));
         Self {
             verdict: match &decision.verdict {
                 Verdict::Endpoints(_) => "endpoints",
@@ -121,7 +144,7 @@ impl From<&Decision> for Explanation {
             masquerade: decision.masquerade == Masquerading::Yes,
             service: decision.service().map(ToString::to_string),
             frontend: decision.kind().map(proxy::plan::FrontendKind::name),
-            why: decision.why.clone(),
+            why: decision.why.iter().cloned().chain(kernel).collect(),
         }
     }
 }
@@ -135,7 +158,12 @@ fn endpoints(decision: &Decision) -> Vec<String> {
     endpoints
 }
 
-fn print(out: &mut impl Write, packet: &Packet, decision: &Decision) -> std::io::Result<()> {
+fn print(
+    out: &mut impl Write,
+    packet: &Packet,
+    decision: &Decision,
+    kernel: &[String],
+) -> std::io::Result<()> {
     let protocol = packet.protocol.to_string().to_lowercase();
     writeln!(out, "{} → {}/{protocol}", packet.source, packet.destination)?;
     if let (Some(service), Some(kind)) = (decision.service(), decision.kind()) {
@@ -154,8 +182,14 @@ fn print(out: &mut impl Write, packet: &Packet, decision: &Decision) -> std::io:
         (_, Masquerading::No) => "",
     };
     writeln!(out, "outcome   {outcome}{masquerade}")?;
-    for (idx, line) in decision.why.iter().enumerate() {
-        let title = if idx == 0 { "because" } else { "" };
+    listed(out, "because", &decision.why)?;
+    listed(out, "kernel", kernel)
+}
+
+/// Lines under one title.
+fn listed(out: &mut impl Write, title: &str, lines: &[String]) -> std::io::Result<()> {
+    for (idx, line) in lines.iter().enumerate() {
+        let title = if idx == 0 { title } else { "" };
         writeln!(out, "{title:<9} {line}")?;
     }
     Ok(())

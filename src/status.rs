@@ -27,7 +27,7 @@ pub(crate) struct Args {
 /// Standard output cannot be written.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let status = Status::read(&file_of(&args.bpffs)).ok();
-    let running = status.as_ref().filter(|status| runs(status.pid));
+    let running = status.as_ref().filter(|status| status.is_running());
     let mut out = std::io::stdout().lock();
     let attached = print_kernel(&mut out, &args.bpffs)?;
     match (running, status.as_ref()) {
@@ -88,10 +88,4 @@ fn print_process(out: &mut impl Write, status: &Status, all: bool) -> anyhow::Re
         writeln!(out, "            … and more: --all shows them")?;
     }
     Ok(())
-}
-
-/// Whether the process is there and is a fairlead.
-fn runs(pid: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/comm"))
-        .is_ok_and(|name| name.trim_end() == "fairlead")
 }

@@ -14,6 +14,7 @@ use thiserror::Error as ThisError;
 
 pub mod ebpf;
 pub mod fake;
+pub mod held;
 
 use crate::delta::{Actual, Op};
 use crate::plan::{Frontend, FrontendKey};

@@ -68,6 +68,12 @@ impl Status {
             .collect();
     }
 
+    /// Whether the process is there and is a fairlead.
+    pub fn is_running(&self) -> bool {
+        fs::read_to_string(format!("/proc/{}/comm", self.pid))
+            .is_ok_and(|name| name.trim_end() == "fairlead")
+    }
+
     /// Writes the file, whole.
     ///
     /// # Errors

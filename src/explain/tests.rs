@@ -66,6 +66,7 @@ fn check(packet: &str, more: &[&str], expected: &Expect) {
     let objects = dir.path().to_str().unwrap();
     let mut line = vec!["explain", "--objects", objects, "--cluster-cidr", "10.244.0.0/16"];
     line.extend(["--service-cidrs", "10.96.0.0/16", "--proxy-mode", "ebpf"]);
+    line.extend(["--bpffs", "/nonexistent/fairlead"]);
     line.extend(packet.split(' ').chain(more.iter().copied()));
     if !more.contains(&"--hostname-override") {
         line.extend(["--hostname-override", "node-a"]);
@@ -86,15 +87,16 @@ fn a_healthy_flow() {
         "10.244.1.9 10.96.0.10:80/tcp",
         &[],
         &expect![[r#"
-        10.244.1.9 → 10.96.0.10:80/tcp
-        Service   shop/web:http (cluster-ip)
-        outcome   to 10.244.1.2:8080, not masqueraded
-        because   10.244.1.9 counts as a pod of this node, by --cluster-cidr
-                  10.96.0.10:80/tcp is a cluster IP of Service shop/web, port "http" (TCP)
-                  spec.internalTrafficPolicy is Cluster: every endpoint may serve
-                  endpoint 10.244.1.2:8080 (pod web-abc) may serve: ready, on this node
-                  endpoint 10.244.1.3:8080 left out: not ready, on this node
-                  not masqueraded: the endpoint sees the client's address"#]],
+            10.244.1.9 → 10.96.0.10:80/tcp
+            Service   shop/web:http (cluster-ip)
+            outcome   to 10.244.1.2:8080, not masqueraded
+            because   10.244.1.9 counts as a pod of this node, by --cluster-cidr
+                      10.96.0.10:80/tcp is a cluster IP of Service shop/web, port "http" (TCP)
+                      spec.internalTrafficPolicy is Cluster: every endpoint may serve
+                      endpoint 10.244.1.2:8080 (pod web-abc) may serve: ready, on this node
+                      endpoint 10.244.1.3:8080 left out: not ready, on this node
+                      not masqueraded: the endpoint sees the client's address
+            kernel    not compared: no dataplane is pinned under /nonexistent/fairlead; if a proxy runs here, name its --bpffs"#]],
     );
 }
 
@@ -104,13 +106,14 @@ fn a_service_without_endpoints() {
         "10.244.1.9 10.96.0.20:80/tcp",
         &[],
         &expect![[r#"
-        10.244.1.9 → 10.96.0.20:80/tcp
-        Service   shop/empty (cluster-ip)
-        outcome   REJECT, with ICMP port unreachable
-        because   10.244.1.9 counts as a pod of this node, by --cluster-cidr
-                  10.96.0.20:80/tcp is a cluster IP of Service shop/empty, its unnamed port (TCP)
-                  spec.internalTrafficPolicy is Cluster: every endpoint may serve
-                  no EndpointSlice of Service shop/empty lists an endpoint: rejected; see that spec.selector matches pods and that they run"#]],
+            10.244.1.9 → 10.96.0.20:80/tcp
+            Service   shop/empty (cluster-ip)
+            outcome   REJECT, with ICMP port unreachable
+            because   10.244.1.9 counts as a pod of this node, by --cluster-cidr
+                      10.96.0.20:80/tcp is a cluster IP of Service shop/empty, its unnamed port (TCP)
+                      spec.internalTrafficPolicy is Cluster: every endpoint may serve
+                      no EndpointSlice of Service shop/empty lists an endpoint: rejected; see that spec.selector matches pods and that they run
+            kernel    not compared: no dataplane is pinned under /nonexistent/fairlead; if a proxy runs here, name its --bpffs"#]],
     );
 }
 
@@ -120,13 +123,14 @@ fn a_port_that_is_named_differently_in_the_slice() {
         "10.244.1.9 10.96.0.30:80/tcp",
         &[],
         &expect![[r#"
-        10.244.1.9 → 10.96.0.30:80/tcp
-        Service   shop/misnamed:web (cluster-ip)
-        outcome   REJECT, with ICMP port unreachable
-        because   10.244.1.9 counts as a pod of this node, by --cluster-cidr
-                  10.96.0.30:80/tcp is a cluster IP of Service shop/misnamed, port "web" (TCP)
-                  spec.internalTrafficPolicy is Cluster: every endpoint may serve
-                  no EndpointSlice lists an endpoint of this family for port name "web"/TCP, only for "http"/TCP: rejected; see spec.ports[].name and targetPort"#]],
+            10.244.1.9 → 10.96.0.30:80/tcp
+            Service   shop/misnamed:web (cluster-ip)
+            outcome   REJECT, with ICMP port unreachable
+            because   10.244.1.9 counts as a pod of this node, by --cluster-cidr
+                      10.96.0.30:80/tcp is a cluster IP of Service shop/misnamed, port "web" (TCP)
+                      spec.internalTrafficPolicy is Cluster: every endpoint may serve
+                      no EndpointSlice lists an endpoint of this family for port name "web"/TCP, only for "http"/TCP: rejected; see spec.ports[].name and targetPort
+            kernel    not compared: no dataplane is pinned under /nonexistent/fairlead; if a proxy runs here, name its --bpffs"#]],
     );
 }
 
@@ -136,12 +140,13 @@ fn a_source_outside_of_the_ranges() {
         "203.0.113.9:4711 192.0.2.20:80/tcp",
         &[],
         &expect![[r#"
-        203.0.113.9 → 192.0.2.20:80/tcp
-        Service   shop/web:http (load-balancer)
-        outcome   DROP, without an answer
-        because   203.0.113.9 is neither a pod of this node, by --cluster-cidr, nor an address of it: it counts as outside
-                  192.0.2.20:80/tcp is a load balancer's address of Service shop/web, port "http" (TCP)
-                  203.0.113.9 is in none of the Service's spec.loadBalancerSourceRanges (172.18.0.0/24, 192.0.2.20/32): dropped; add its range there"#]],
+            203.0.113.9 → 192.0.2.20:80/tcp
+            Service   shop/web:http (load-balancer)
+            outcome   DROP, without an answer
+            because   203.0.113.9 is neither a pod of this node, by --cluster-cidr, nor an address of it: it counts as outside
+                      192.0.2.20:80/tcp is a load balancer's address of Service shop/web, port "http" (TCP)
+                      203.0.113.9 is in none of the Service's spec.loadBalancerSourceRanges (172.18.0.0/24, 192.0.2.20/32): dropped; add its range there
+            kernel    not compared: no dataplane is pinned under /nonexistent/fairlead; if a proxy runs here, name its --bpffs"#]],
     );
 }
 
@@ -152,15 +157,16 @@ fn a_local_policy_on_a_node_without_endpoints() {
         "172.18.0.9 172.18.0.2:30080/tcp",
         &node,
         &expect![[r#"
-        172.18.0.9 → 172.18.0.2:30080/tcp
-        Service   shop/web:http (node-port)
-        outcome   DROP, without an answer
-        because   172.18.0.9 is neither a pod of this node, by --cluster-cidr, nor an address of it: it counts as outside
-                  *:30080/tcp is a node port of Service shop/web, port "http" (TCP)
-                  spec.externalTrafficPolicy is Local: only endpoints on this node may serve
-                  endpoint 10.244.1.2:8080 (pod web-abc) left out: ready, not on this node (nodeName)
-                  endpoint 10.244.1.3:8080 left out: not ready, not on this node (nodeName)
-                  spec.externalTrafficPolicy is Local, and no endpoint on this node may serve: dropped; set it to Cluster, or run an endpoint on this node"#]],
+            172.18.0.9 → 172.18.0.2:30080/tcp
+            Service   shop/web:http (node-port)
+            outcome   DROP, without an answer
+            because   172.18.0.9 is neither a pod of this node, by --cluster-cidr, nor an address of it: it counts as outside
+                      *:30080/tcp is a node port of Service shop/web, port "http" (TCP)
+                      spec.externalTrafficPolicy is Local: only endpoints on this node may serve
+                      endpoint 10.244.1.2:8080 (pod web-abc) left out: ready, not on this node (nodeName)
+                      endpoint 10.244.1.3:8080 left out: not ready, not on this node (nodeName)
+                      spec.externalTrafficPolicy is Local, and no endpoint on this node may serve: dropped; set it to Cluster, or run an endpoint on this node
+            kernel    not compared: no dataplane is pinned under /nonexistent/fairlead; if a proxy runs here, name its --bpffs"#]],
     );
 }
 
@@ -170,11 +176,12 @@ fn an_address_that_is_no_service() {
         "10.244.1.9 198.51.100.1:80/TCP",
         &[],
         &expect![[r#"
-        10.244.1.9 → 198.51.100.1:80/tcp
-        outcome   not ours
-        because   10.244.1.9 counts as a pod of this node, by --cluster-cidr
-                  no Service has 198.51.100.1 as clusterIP, load balancer or external IP
-                  not ours: it goes where it would go without a proxy"#]],
+            10.244.1.9 → 198.51.100.1:80/tcp
+            outcome   not ours
+            because   10.244.1.9 counts as a pod of this node, by --cluster-cidr
+                      no Service has 198.51.100.1 as clusterIP, load balancer or external IP
+                      not ours: it goes where it would go without a proxy
+            kernel    not compared: no dataplane is pinned under /nonexistent/fairlead; if a proxy runs here, name its --bpffs"#]],
     );
 }
 
@@ -184,11 +191,12 @@ fn a_port_that_the_service_has_not() {
         "10.244.1.9 10.96.0.10:443/tcp",
         &[],
         &expect![[r#"
-        10.244.1.9 → 10.96.0.10:443/tcp
-        outcome   REJECT, with ICMP port unreachable
-        because   10.244.1.9 counts as a pod of this node, by --cluster-cidr
-                  10.96.0.10 belongs to Service shop/web, whose ports are 80/TCP
-                  no Service has port 443/TCP there: rejected; see spec.ports"#]],
+            10.244.1.9 → 10.96.0.10:443/tcp
+            outcome   REJECT, with ICMP port unreachable
+            because   10.244.1.9 counts as a pod of this node, by --cluster-cidr
+                      10.96.0.10 belongs to Service shop/web, whose ports are 80/TCP
+                      no Service has port 443/TCP there: rejected; see spec.ports
+            kernel    not compared: no dataplane is pinned under /nonexistent/fairlead; if a proxy runs here, name its --bpffs"#]],
     );
 }
 
@@ -198,10 +206,11 @@ fn an_address_that_nobody_has_yet() {
         "10.244.1.9 10.96.0.99:80/tcp",
         &[],
         &expect![[r#"
-        10.244.1.9 → 10.96.0.99:80/tcp
-        outcome   DROP, without an answer
-        because   10.244.1.9 counts as a pod of this node, by --cluster-cidr
-                  10.96.0.99 is in the Service CIDRs (10.96.0.0/16), but no Service has it: dropped"#]],
+            10.244.1.9 → 10.96.0.99:80/tcp
+            outcome   DROP, without an answer
+            because   10.244.1.9 counts as a pod of this node, by --cluster-cidr
+                      10.96.0.99 is in the Service CIDRs (10.96.0.0/16), but no Service has it: dropped
+            kernel    not compared: no dataplane is pinned under /nonexistent/fairlead; if a proxy runs here, name its --bpffs"#]],
     );
 }
 
@@ -211,7 +220,7 @@ fn one_json_object_of_a_fixed_form() {
         "172.18.0.1 10.96.0.10:80/tcp",
         &["-o", "json"],
         &expect![[
-            r#"{"verdict":"endpoints","endpoints":["10.244.1.2:8080"],"masquerade":true,"service":"shop/web:http","frontend":"cluster-ip","why":["172.18.0.1 is an address of this node","10.96.0.10:80/tcp is a cluster IP of Service shop/web, port \"http\" (TCP)","spec.internalTrafficPolicy is Cluster: every endpoint may serve","endpoint 10.244.1.2:8080 (pod web-abc) may serve: ready, on this node","endpoint 10.244.1.3:8080 left out: not ready, on this node","masqueraded: the source is no pod, so the reply would not come back here"]}"#
+            r#"{"verdict":"endpoints","endpoints":["10.244.1.2:8080"],"masquerade":true,"service":"shop/web:http","frontend":"cluster-ip","why":["172.18.0.1 is an address of this node","10.96.0.10:80/tcp is a cluster IP of Service shop/web, port \"http\" (TCP)","spec.internalTrafficPolicy is Cluster: every endpoint may serve","endpoint 10.244.1.2:8080 (pod web-abc) may serve: ready, on this node","endpoint 10.244.1.3:8080 left out: not ready, on this node","masqueraded: the source is no pod, so the reply would not come back here","kernel: not compared: no dataplane is pinned under /nonexistent/fairlead; if a proxy runs here, name its --bpffs"]}"#
         ]],
     );
 }
@@ -222,7 +231,7 @@ fn nothing_is_invented_where_nothing_decides() {
         "10.244.1.9 198.51.100.1:80/udp",
         &["-o", "json"],
         &expect![[
-            r#"{"verdict":"not-ours","endpoints":[],"masquerade":false,"service":null,"frontend":null,"why":["10.244.1.9 counts as a pod of this node, by --cluster-cidr","no Service has 198.51.100.1 as clusterIP, load balancer or external IP","not ours: it goes where it would go without a proxy"]}"#
+            r#"{"verdict":"not-ours","endpoints":[],"masquerade":false,"service":null,"frontend":null,"why":["10.244.1.9 counts as a pod of this node, by --cluster-cidr","no Service has 198.51.100.1 as clusterIP, load balancer or external IP","not ours: it goes where it would go without a proxy","kernel: not compared: no dataplane is pinned under /nonexistent/fairlead; if a proxy runs here, name its --bpffs"]}"#
         ]],
     );
 }

@@ -1,13 +1,18 @@
 //! What others than the writer may look at: maps by their pins, without the lock.
 
-use std::path::Path;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 
 use abi::counter::Counter;
 use abi::frontend::{FrontendKey, FrontendValue};
 use abi::socket::UdpPeer;
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
+use thiserror::Error;
 
 use crate::activate;
+use crate::endpoints::Endpoints;
+use crate::heads::Heads;
 use crate::pins::Pins;
 
 /// The maps and links that are pinned under a directory.
@@ -20,10 +25,67 @@ pub struct Pinned {
 #[derive(Debug)]
 pub struct PinnedPeers(HashMap<MapData, u64, UdpPeer>);
 
+/// The maps that say where frontends lead, to be looked at while somebody else writes them.
+#[derive(Debug)]
+pub struct Tables {
+    frontends: HashMap<MapData, FrontendKey, FrontendValue>,
+    /// `HEADS`.
+    pub heads: Heads,
+    /// `ENDPOINTS`.
+    pub endpoints: Endpoints,
+}
+
+/// Pinned maps are there, and cannot be read.
+#[derive(Debug, Error)]
+#[error("cannot read {}: {reason}", path.display())]
+pub struct ReadTablesError {
+    path: PathBuf,
+    reason: String,
+}
+
 impl Pinned {
     /// What stands under a directory, which may be nothing.
     pub fn under(bpffs: &Path) -> Self {
         Self { pins: Pins::new(bpffs) }
+    }
+
+    /// The maps that say where frontends lead; `None` where no dataplane of this schema is pinned.
+    ///
+    /// # Errors
+    /// They are there, and this process may not read them.
+    pub fn tables(&self) -> Result<Option<Tables>, ReadTablesError> {
+        let path = self.pins.map("FRONTENDS");
+        match path.try_exists() {
+            Ok(true) => {}
+            Ok(false) => return Ok(None),
+            Err(error) => return Err(ReadTablesError { path, reason: error.to_string() }),
+        }
+        let frontends = Map::HashMap(self.open("FRONTENDS")?)
+            .try_into()
+            .map_err(|error: MapError| ReadTablesError { path, reason: error.to_string() })?;
+        Ok(Some(Tables {
+            frontends,
+            heads: self.mapped("HEADS", |map, n| Heads::new(map.fd().as_fd(), n))?,
+            endpoints: self.mapped("ENDPOINTS", |map, n| Endpoints::new(map.fd().as_fd(), n))?,
+        }))
+    }
+
+    fn open(&self, name: &str) -> Result<MapData, ReadTablesError> {
+        let path = self.pins.map(name);
+        MapData::from_pin(&path).map_err(|error| ReadTablesError { path, reason: chain(&error) })
+    }
+
+    fn mapped<T>(
+        &self,
+        name: &str,
+        map: impl FnOnce(&MapData, u32) -> io::Result<T>,
+    ) -> Result<T, ReadTablesError> {
+        let data = self.open(name)?;
+        let path = self.pins.map(name);
+        let entries = data.info().map(|info| info.max_entries());
+        let entries = entries
+            .map_err(|error| ReadTablesError { path: path.clone(), reason: chain(&error) })?;
+        map(&data, entries).map_err(|error| ReadTablesError { path, reason: error.to_string() })
     }
 
     /// How many of the programs that translate and translate back are attached.
@@ -71,10 +133,31 @@ impl Pinned {
     }
 }
 
+impl Tables {
+    /// The slot of a frontend, if it is there.
+    pub fn slot(&self, key: &FrontendKey) -> Option<u32> {
+        self.frontends.get(key, 0).ok()?.slot(key)
+    }
+}
+
 impl PinnedPeers {
     /// Every socket's cookie and peer. Sockets come and go meanwhile, so one may be missing; it is
     /// there at the next look.
     pub fn iter(&self) -> impl Iterator<Item = (u64, UdpPeer)> + '_ {
         self.0.iter().filter_map(Result::ok)
     }
+}
+
+/// An error with its sources, each said once.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
+        source = error.source();
+    }
+    text
 }

@@ -11,7 +11,6 @@
 //! slots and ranges stay where they are, and a put of what is there writes nothing.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use abi::endpoint::Head;
@@ -19,9 +18,11 @@ use abi::frontend::{FrontendKey as Key, FrontendValue};
 use load::Dataplane;
 use model::name::Protocol;
 
+mod look;
 mod ranges;
 mod slots;
 
+pub use look::Look;
 use ranges::Ranges;
 use slots::Slots;
 
@@ -356,20 +357,8 @@ impl Opened {
     }
 
     fn holds(&self, key: &FrontendKey, desired: &Frontend) -> Holds {
-        let Some(known) = abi_key(key).and_then(|key| self.programmed.get(&key)) else {
-            return Holds::Nothing;
-        };
-        let head = self.dataplane.heads.get(known.slot);
-        if self.shows(head, &Wanted::from(desired)) {
-            return Holds::Same;
-        }
-        let endpoints: Vec<String> =
-            self.dataplane.endpoints.read(head).iter().map(SocketAddr::to_string).collect();
-        Holds::Different(if endpoints.is_empty() {
-            "no endpoints".to_owned()
-        } else {
-            endpoints.join(" ")
-        })
+        let slot = abi_key(key).and_then(|key| self.programmed.get(&key)).map(|known| known.slot);
+        look::held(&self.dataplane.heads, &self.dataplane.endpoints, slot).compare(desired)
     }
 }
 

@@ -1,0 +1,71 @@
+//! What the eBPF maps hold for a frontend: decoded in one place, for the writer and for whoever
+//! only looks.
+
+use std::path::Path;
+
+use abi::endpoint::Head;
+use load::endpoints::Endpoints;
+use load::heads::Heads;
+use load::pinned::{Pinned, Tables};
+
+use crate::backend::ReadError;
+use crate::backend::ebpf::abi_key;
+use crate::backend::held::{Held, HeldTarget};
+use crate::plan::{FrontendKey, SourceKind};
+
+/// Whom the programs see: the sockets of this node's pods and its own.
+const SEEN: [SourceKind; 2] = [SourceKind::Pod, SourceKind::Node];
+
+/// So often a set is read again that was replaced meanwhile.
+const TRIES: usize = 8;
+
+/// A look at the dataplane that is pinned somewhere, beside the process that writes it.
+#[derive(Debug)]
+pub struct Look {
+    tables: Tables,
+    pinned: Pinned,
+}
+
+impl Look {
+    /// At what is pinned under a directory; `None` if that is no dataplane.
+    ///
+    /// # Errors
+    /// It is there, and cannot be read.
+    pub fn at(bpffs: &Path) -> Result<Option<Self>, ReadError> {
+        let pinned = Pinned::under(bpffs);
+        let tables = pinned
+            .tables()
+            .map_err(|error| ReadError { doing: error.to_string(), source: None })?;
+        Ok(tables.map(|tables| Self { tables, pinned }))
+    }
+
+    /// What the kernel holds for a frontend.
+    pub fn held(&self, key: &FrontendKey) -> Held {
+        let slot = abi_key(key).and_then(|key| self.tables.slot(&key));
+        held(&self.tables.heads, &self.tables.endpoints, slot)
+    }
+
+    /// How many of the programs are attached, and how many there are.
+    pub fn attached(&self) -> (usize, usize) {
+        (self.pinned.n_attached(), self.pinned.n_programs())
+    }
+}
+
+/// What stands in a slot; nothing where there is none.
+pub(super) fn held(heads: &Heads, endpoints: &Endpoints, slot: Option<u32>) -> Held {
+    let Some(slot) = slot else { return Held::default() };
+    let mut target = HeldTarget::Reject;
+    for _ in 0..TRIES {
+        let head = heads.get(slot);
+        target = match head {
+            Head::REJECT => HeldTarget::Reject,
+            Head::DROP => HeldTarget::Drop,
+            head => HeldTarget::Endpoints(endpoints.read(head).into_iter().collect()),
+        };
+        // Another head by now: what was read may be half of the set after it.
+        if heads.get(slot) == head {
+            break;
+        }
+    }
+    Held::same(&SEEN, &target)
+}
