@@ -1,57 +1,79 @@
 //! What the programs count, so that nothing is lost silently.
 
-/// Index into `COUNTERS`, a per-CPU array of u64.
-#[repr(u32)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Counter {
+/// Declares the counters: a name for tables and metrics beside each.
+macro_rules! counters {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// Index into `COUNTERS`, a per-CPU array of u64. Where a packet or a call was dropped, it is
+        /// the reason that a [`crate::drop::Dropped`] gives, too.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Counter {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Counter {
+            /// All of them, in the order of their indices.
+            pub const ALL: [Self; [$($name),*].len()] = [$(Self::$variant),*];
+
+            /// A name for tables and metrics.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)*
+                }
+            }
+        }
+    };
+}
+
+counters! {
+    // At sockets.
     /// A connect or send was led to an endpoint.
-    Translated = 0,
+    Translated = "translated",
     /// A connect or send was refused: the Service has no endpoint.
-    Refused = 1,
+    Refused = "refused",
     /// A set changed while it was being read; the second look was right.
-    Retried = 2,
+    Retried = "retried",
     /// A set changed under three looks in a row; the call failed with EAGAIN.
-    Unsettled = 3,
+    Unsettled = "unsettled",
     /// A TCP socket could not be remembered (no memory): getpeername will show the endpoint.
-    Unremembered = 4,
+    Unremembered = "unremembered",
     /// A UDP socket could not be remembered (no memory): the call failed with ENOMEM.
-    NoMemory = 5,
+    NoMemory = "no_memory",
     /// An unconnected UDP socket talks to more frontends than it can remember; the oldest was
     /// forgotten, and late answers from it will show its endpoint's address.
-    Forgotten = 6,
+    Forgotten = "forgotten",
     /// `UDP_PEERS` is full: this connected UDP socket has storage instead, and will not be ended
     /// when its endpoint goes.
-    Unindexed = 7,
+    Unindexed = "unindexed",
     /// A connect or send leads nowhere: the Service has endpoints, but none that may serve here.
-    Dropped = 8,
+    Dropped = "dropped",
+    /// A connect or send was left to the packet programs: its source must be rewritten, or looked at.
+    LeftToPackets = "left_to_packets",
+    /// A node's own connect or send leads nowhere: it is outside of the source ranges.
+    OutsideRanges = "outside_source_ranges",
+    /// A bind to a node port was refused.
+    BindRefused = "bind_refused",
+
+    // At packets.
 }
 
 impl Counter {
-    /// All of them, in the order of their indices.
-    pub const ALL: [Self; 9] = [
-        Self::Translated,
-        Self::Refused,
-        Self::Retried,
-        Self::Unsettled,
-        Self::Unremembered,
-        Self::NoMemory,
-        Self::Forgotten,
-        Self::Unindexed,
-        Self::Dropped,
-    ];
+    /// The counter at an index.
+    pub fn at(index: u32) -> Option<Self> {
+        Self::ALL.get(index as usize).copied()
+    }
+}
 
-    /// A name for tables and metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Translated => "translated",
-            Self::Refused => "refused",
-            Self::Retried => "retried",
-            Self::Unsettled => "unsettled",
-            Self::Unremembered => "unremembered",
-            Self::NoMemory => "no_memory",
-            Self::Forgotten => "forgotten",
-            Self::Unindexed => "unindexed",
-            Self::Dropped => "dropped",
+#[cfg(test)]
+mod tests {
+    use super::Counter;
+
+    #[test]
+    fn every_counter_stands_at_its_index() {
+        for (index, counter) in (0..).zip(Counter::ALL) {
+            assert_eq!(counter as u32, index);
+            assert_eq!(Counter::at(index), Some(counter));
         }
+        assert_eq!(Counter::at(u32::MAX), None);
     }
 }

@@ -5,8 +5,8 @@ use crate::addr::Addr;
 /// Value of `ENDPOINTS`.
 ///
 /// ```text
-///  0        16      18      20           24
-///  │ addr   │ port  │ 0     │ generation │
+///  0        16      18      20           24   28      32
+///  │ addr   │ port  │ 0     │ generation │ id │ flags │
 /// ```
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,21 +19,34 @@ pub struct Endpoint {
     pub pad: u16,
     /// The generation of its set; zero while the entry is being written or belongs to no set.
     pub generation: u32,
+    /// Index into `ENDPOINT_COUNTS`, the same as long as the Service port has this endpoint; zero
+    /// counts nowhere.
+    pub id: u32,
+    /// [`Endpoint::LOCAL`].
+    pub flags: u32,
 }
 
-/// Value of `HEADS`: where a slot's set lies, as one word.
+impl Endpoint {
+    /// It is on this node.
+    pub const LOCAL: u32 = 1;
+}
+
+/// Where new connections of one kind of source go, as one word, whose store is the publication.
 ///
 /// ```text
-///  63          44 43        26 25          0
-///  │ generation │ │ length   │ │ base      │
+///  63          44 43        26  25   24          0
+///  │ generation │ │ length   │ │ m │ │ base      │
 /// ```
 ///
-/// A set without endpoints is [`Head::REJECT`] or [`Head::DROP`].
+/// `m`: the source is rewritten ([`Head::masquerade`]). A set without endpoints is
+/// [`Head::REJECT`] or [`Head::DROP`].
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Head(pub u64);
 
-const BASE_BITS: u32 = 26;
+const BASE_BITS: u32 = 25;
+const MASQUERADE: u64 = 1 << BASE_BITS;
+const LENGTH_SHIFT: u32 = BASE_BITS + 1;
 const LENGTH_BITS: u32 = 18;
 const GENERATION_BITS: u32 = 20;
 
@@ -54,14 +67,28 @@ impl Head {
     pub const fn new(base: u32, length: u32, generation: u32) -> Self {
         Self(
             base as u64
-                | (length as u64) << BASE_BITS
-                | (generation as u64) << (BASE_BITS + LENGTH_BITS),
+                | (length as u64) << LENGTH_SHIFT
+                | (generation as u64) << (LENGTH_SHIFT + LENGTH_BITS),
         )
+    }
+
+    /// The same set, for connections whose source is rewritten, or is not unless the endpoint
+    /// chosen is the source itself.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_masquerade(self, masquerade: bool) -> Self {
+        Self(self.0 & !MASQUERADE | if masquerade { MASQUERADE } else { 0 })
+    }
+
+    /// Whether the source is rewritten, whichever endpoint is chosen.
+    #[inline(always)]
+    pub const fn masquerade(self) -> bool {
+        self.0 & MASQUERADE != 0
     }
 
     /// Index of the first endpoint.
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "26 bits")]
+    #[expect(clippy::cast_possible_truncation, reason = "25 bits")]
     pub const fn base(self) -> u32 {
         (self.0 & (Self::MAX_BASE as u64 - 1)) as u32
     }
@@ -70,13 +97,13 @@ impl Head {
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "18 bits")]
     pub const fn length(self) -> u32 {
-        (self.0 >> BASE_BITS & Self::MAX_LENGTH as u64) as u32
+        (self.0 >> LENGTH_SHIFT & Self::MAX_LENGTH as u64) as u32
     }
 
     /// What each endpoint of the set carries.
     #[inline(always)]
     pub const fn generation(self) -> u32 {
-        (self.0 >> (BASE_BITS + LENGTH_BITS)) as u32
+        (self.0 >> (LENGTH_SHIFT + LENGTH_BITS)) as u32
     }
 }
 
@@ -86,9 +113,9 @@ pub const fn pick(random: u32, length: u32) -> u32 {
     ((random as u64 * length as u64) >> 32) as u32
 }
 
-const _: () = assert!(size_of::<Endpoint>() == 24);
+const _: () = assert!(size_of::<Endpoint>() == 32);
 const _: () = assert!(size_of::<Head>() == 8);
-const _: () = assert!(BASE_BITS + LENGTH_BITS + GENERATION_BITS == 64);
+const _: () = assert!(LENGTH_SHIFT + LENGTH_BITS + GENERATION_BITS == 64);
 
 #[cfg(test)]
 mod tests {
@@ -103,7 +130,13 @@ mod tests {
             (0, Head::MAX_LENGTH, 1),
         ] {
             let head = Head::new(base, length, generation);
-            assert_eq!((head.base(), head.length(), head.generation()), (base, length, generation));
+            for masquerade in [false, true] {
+                let head = head.with_masquerade(masquerade);
+                let parts = (head.base(), head.length(), head.generation());
+                assert_eq!(parts, (base, length, generation));
+                assert_eq!(head.masquerade(), masquerade);
+                assert_eq!(head.with_masquerade(false), Head::new(base, length, generation));
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use crate::addr::Addr;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FrontendKey {
-    /// The VIP.
+    /// The VIP; the unspecified address of the family for a node port.
     pub addr: Addr,
     /// The port, network byte order.
     pub port: u16,
@@ -28,6 +28,12 @@ impl FrontendKey {
         Self { addr, port, protocol, pad: 0 }
     }
 
+    /// The key of the node port of that number, in the family of an address of the node.
+    #[inline(always)]
+    pub const fn node_port(addr: &Addr, port: u16, protocol: u8) -> Self {
+        Self::new(addr.any(), port, protocol)
+    }
+
     /// The check word that belongs to this key in that slot. A hash map's element may be reused for
     /// another key while a program still looks at it (measured: a few reads in a million under
     /// constant change); the check tells.
@@ -42,12 +48,12 @@ impl FrontendKey {
 }
 
 #[inline(always)]
-const fn mix(hash: u64, word: u64) -> u64 {
+pub(crate) const fn mix(hash: u64, word: u64) -> u64 {
     let mixed = (hash ^ word).wrapping_mul(0xff51_afd7_ed55_8ccd);
     mixed ^ (mixed >> 32)
 }
 
-/// Value of `FRONTENDS`: the slot in `HEADS`, in the low half, and [`FrontendKey::check`] in the
+/// Value of `FRONTENDS`: the slot in `SLOTS`, in the low half, and [`FrontendKey::check`] in the
 /// high half. One word, so that it is read whole.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

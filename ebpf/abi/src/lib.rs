@@ -2,25 +2,36 @@
 //!
 //! ```text
 //!  FRONTENDS  hash   FrontendKey ─▶ FrontendValue ──slot──┐
-//!  HEADS      array  slot ─▶ Head {base, length, generation}   one aligned u64: its store publishes
-//!  ENDPOINTS  array  base .. base + length ─▶ Endpoint {address, port, generation}
+//!  SLOTS      array  slot ─▶ Slot {heads: pod, node, outside, serving; rules}
+//!  ENDPOINTS  array  base .. base + length of a head ─▶ Endpoint {address, port, generation, id}
+//!
+//!  RANGES     trie   slot and source ─▶ may use it         ADDRESSES  hash  address ─▶ flags
+//!  AFFINITY   LRU    client and Service port ─▶ endpoint   PREFIXES   trie  range ─▶ flags
+//!  NODE       array  what holds for the node               SOCKETS, UDP_PEERS  what sockets got
+//!  COUNTERS, ENDPOINT_COUNTS, SERVICE_COUNTS, DROPS        what happened
 //! ```
 //!
-//! A set of endpoints is a range of `ENDPOINTS`, written whole before the store into `HEADS` that
-//! makes it visible. Each endpoint carries its set's generation, so a program that read the head
-//! before a change and the endpoint after it notices, and reads the head again. Everything here is
-//! plain data without implicit padding; addresses and ports are in network byte order.
+//! A set of endpoints is a range of `ENDPOINTS`, written whole before the store of a head that makes
+//! it visible. Each endpoint carries its set's generation, so a program that read the head before a
+//! change and the endpoint after it notices, and reads the head again. Everything here is plain data
+//! without implicit padding; addresses and ports are in network byte order.
 
 #![no_std]
 
 pub mod addr;
+pub mod address;
+pub mod affinity;
+pub mod count;
 pub mod counter;
+pub mod drop;
 pub mod endpoint;
 pub mod frontend;
+pub mod node;
 #[cfg(feature = "user")]
 mod pod;
+pub mod slot;
 pub mod socket;
 
 /// The version of every layout in this crate together with the meaning of the maps. Two processes
 /// of one version may write the same maps; a different version makes new ones.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;

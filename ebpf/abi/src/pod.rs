@@ -2,17 +2,27 @@
 
 #![expect(unsafe_code, reason = "aya's marker trait for plain data is unsafe to implement")]
 
+use crate::addr::Addr;
+use crate::address::{AddressValue, PrefixFlags, RangeKey};
+use crate::affinity::{AffinityKey, AffinityValue};
+use crate::count::{EndpointCounts, ServiceCounts};
 use crate::endpoint::{Endpoint, Head};
 use crate::frontend::{FrontendKey, FrontendValue};
+use crate::node::Node;
+use crate::slot::Slot;
 use crate::socket::UdpPeer;
 
-// SAFETY: `repr(C)`, integers only, every bit pattern valid, no implicit padding (asserted sizes).
-unsafe impl aya::Pod for FrontendKey {}
-// SAFETY: as above.
-unsafe impl aya::Pod for FrontendValue {}
-// SAFETY: as above.
-unsafe impl aya::Pod for Endpoint {}
-// SAFETY: as above.
-unsafe impl aya::Pod for Head {}
-// SAFETY: as above.
-unsafe impl aya::Pod for UdpPeer {}
+macro_rules! pod {
+    ($($shape:ty)*) => {
+        $(
+            // SAFETY: `repr(C)` or transparent, integers only, every bit pattern valid, no implicit
+            // padding (asserted sizes).
+            unsafe impl aya::Pod for $shape {}
+        )*
+    };
+}
+
+pod! {
+    Addr AddressValue PrefixFlags RangeKey AffinityKey AffinityValue EndpointCounts ServiceCounts
+    Endpoint Head FrontendKey FrontendValue Node Slot UdpPeer
+}

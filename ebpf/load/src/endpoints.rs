@@ -36,12 +36,13 @@ impl Endpoints {
     /// while it is being written, so that a program which still looks here notices.
     pub fn write(&self, head: Head, set: impl IntoIterator<Item = SocketAddr>) {
         for (address, index) in set.into_iter().take(head.length() as usize).zip(head.base()..) {
-            let Some([first, second, third]) = self.entry(index) else { return };
+            let Some([first, second, third, fourth]) = self.entry(index) else { return };
             let [a, b, c, d] = Addr::from(address.ip()).words;
             let port = u64::from(address.port().to_be());
             third.store(port, Ordering::Release);
             first.store(pair(a, b), Ordering::Release);
             second.store(pair(c, d), Ordering::Release);
+            fourth.store(0, Ordering::Release);
             third.store(port | u64::from(head.generation()) << 32, Ordering::Release);
         }
     }
@@ -50,7 +51,7 @@ impl Endpoints {
     pub fn read(&self, head: Head) -> Vec<SocketAddr> {
         (head.base()..head.base().saturating_add(head.length()))
             .filter_map(|index| {
-                let [first, second, third] =
+                let [first, second, third, _] =
                     self.entry(index)?.each_ref().map(|word| word.load(Ordering::Acquire));
                 if third >> 32 != u64::from(head.generation()) {
                     return None;
