@@ -19,6 +19,10 @@ use super::{interrupt::Interrupt, keep, screen::Screen};
 /// The Service's addresses, from the range that Kubernetes documents use.
 const CLUSTER_IP_V4: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 const CLUSTER_IP_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0xa);
+/// The node's name.
+pub(super) const NODE: &str = "node-a";
+/// Its pods are known by the ranges in its Node object.
+pub(super) const DETECT_LOCAL: &str = "--detect-local-mode=NodeCIDR";
 /// The Service's port.
 const PORT: u16 = 80;
 /// How long the proxy may take; it loads its programs into the kernel first.
@@ -63,7 +67,7 @@ impl Cluster {
             ),
             other => other.into(),
         })?;
-        let node = sandbox.node("node-a")?;
+        let node = sandbox.node(NODE)?;
         let webs = ["web-1", "web-2", "web-3"]
             .into_iter()
             .map(|name| {
@@ -87,7 +91,7 @@ impl Cluster {
             .udp("udp", PORT, hello::PORT);
         let endpoints: Vec<_> = webs.iter().map(|web| Endpoint::of(&web.pod)).collect();
         let folder = Folder::create(&sandbox.dir().join("objects"))?;
-        folder.write("node-a", &manifest::node_yaml(&node))?;
+        folder.write(NODE, &manifest::node_yaml(&node))?;
         folder.write_service(&service, &endpoints)?;
         screen.line(&format!(
             "{:<8}{CLUSTER_IP_V4} and {CLUSTER_IP_V6}, port {PORT}/TCP and {PORT}/UDP",
@@ -98,7 +102,7 @@ impl Cluster {
             objects: folder.path().to_owned(),
             cgroup: node.cgroup().to_owned(),
             bpffs: bpffs.clone(),
-            more: Vec::new(),
+            more: vec![DETECT_LOCAL.into()],
         };
         let log = sandbox.dir().join("proxy.log");
         let mut proxy = fairlead.proxy(&node, &options, &log)?;

@@ -15,7 +15,11 @@ use nix::{
 };
 use sandbox::{Sandbox, wait};
 
-use super::{cluster::Cluster, interrupt::Interrupt, screen::Screen};
+use super::{
+    cluster::{Cluster, DETECT_LOCAL, NODE},
+    interrupt::Interrupt,
+    screen::Screen,
+};
 
 /// For ever, as far as a person at a terminal is concerned.
 const A_YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -36,6 +40,15 @@ pub(super) fn hold(
     for (what, command) in [
         ("ask the Service, as the pod `client`", {
             format!("{this} demo --in client -- curl -s http://{}", cluster.service_v4().ip())
+        }),
+        ("ask why that goes where it goes", {
+            format!(
+                "{this} explain {} {}/tcp --hostname-override {} {DETECT_LOCAL} --objects {objects} \
+                 --bpffs {bpffs}",
+                cluster.client.addresses().v4,
+                cluster.service_v4(),
+                NODE,
+            )
         }),
         ("ask the proxy how it is", format!("{this} status --bpffs {bpffs}")),
         ("change the endpoints: what you write is in force at once", format!("editor {slices}")),

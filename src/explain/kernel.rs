@@ -4,7 +4,7 @@ use std::path::Path;
 
 use proxy::backend::Holds;
 use proxy::backend::ebpf::Look;
-use proxy::backend::held::Held;
+use proxy::backend::held::{Held, HeldTarget};
 use proxy::config::ProxyMode;
 use proxy::plan::trace::{Decision, Verdict};
 use proxy::plan::{At, FrontendKey};
@@ -45,11 +45,25 @@ pub(super) fn lines(asked: &Asked<'_>, decision: &Decision) -> Vec<String> {
             format!("holds {held} for {key}; kernel and plan differ: {difference}"),
             remedy(asked),
         ],
-        None if held.is_empty() && asked.unsupported => {
+        None if held.from(decision.source).is_some() => {
+            vec![format!("holds {held} for {key}, as planned")]
+        }
+        None if !held.is_empty() => vec![
+            format!(
+                "holds {held} for {key}, as planned, for this node's pods and its own processes"
+            ),
+            "packets that come in from elsewhere are not routed by this dataplane".to_owned(),
+        ],
+        None if asked.unsupported => {
             vec![format!("holds nothing for {key}, which this mode leaves out")]
         }
-        None if held.is_empty() => vec![format!("holds nothing for {key}, as planned")],
-        None => vec![format!("holds {held} for {key}, as planned")],
+        None => match (verdict(decision), asked.is_loopback()) {
+            (Some(verdict), false) => vec![format!(
+                "holds nothing for {key}, where the plan says {verdict}: this dataplane leaves \
+                 alone what no frontend has"
+            )],
+            _ => vec![format!("holds nothing for {key}, as planned")],
+        },
     };
     let (attached, all) = look.attached();
     if attached < all {
@@ -65,27 +79,23 @@ pub(super) fn lines(asked: &Asked<'_>, decision: &Decision) -> Vec<String> {
 fn difference(asked: &Asked<'_>, decision: &Decision, held: &Held) -> Option<String> {
     let frontend = decision.frontend.as_ref().filter(|_| !asked.unsupported);
     let Some((_, frontend)) = frontend else {
-        if !held.is_empty() {
-            return Some("the plan has no such frontend".to_owned());
-        }
-        // Of an address that no frontend has; of a loopback one packets tell, not sockets.
-        let says = match decision.verdict {
-            Verdict::Drop => "DROP",
-            Verdict::Reject => "REJECT",
-            Verdict::Endpoints(_) | Verdict::NotOurs => return None,
-        };
-        let is_compared = !asked.unsupported && !asked.is_loopback();
-        return is_compared.then(|| format!("the plan says {says}, the kernel leaves it alone"));
+        let is_so = held.is_empty() || held.from(decision.source) == verdict(decision).as_ref();
+        return (!is_so).then(|| "the plan has no such frontend".to_owned());
     };
-    let wanted = frontend.routes.from(decision.source);
+    let wanted = &frontend.routes.from(decision.source).target;
     match held.compare(frontend) {
-        Holds::Nothing => Some(format!("the plan has {}", wanted.target)),
+        Holds::Nothing => Some(format!("the plan has {wanted}")),
         Holds::Different(difference) => Some(difference),
-        Holds::Same if held.from(decision.source).is_none() => Some(format!(
-            "the plan leads sources {} to {}, this dataplane does not see them",
-            decision.source, wanted.target
-        )),
         Holds::Same => None,
+    }
+}
+
+/// What the kernel ought to hold where no frontend decides.
+const fn verdict(decision: &Decision) -> Option<HeldTarget> {
+    match decision.verdict {
+        Verdict::Drop => Some(HeldTarget::Drop),
+        Verdict::Reject => Some(HeldTarget::Reject),
+        Verdict::Endpoints(_) | Verdict::NotOurs => None,
     }
 }
 

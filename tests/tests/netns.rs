@@ -7,6 +7,8 @@ mod bad_objects;
 mod cluster_ip;
 #[path = "netns/ebpf_log.rs"]
 mod ebpf_log;
+#[path = "netns/explain.rs"]
+mod explain;
 #[path = "netns/leftovers.rs"]
 mod leftovers;
 #[path = "netns/refusal.rs"]
