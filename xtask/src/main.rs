@@ -12,7 +12,9 @@
 mod bench;
 mod build;
 mod ci;
+mod debian;
 mod demo;
+mod kubectl;
 mod platform;
 mod setup;
 mod step;
@@ -46,7 +48,8 @@ struct Cli {
 enum Command {
     /// Install what building and testing need and this machine lacks
     ///
-    /// Debian packages for the eBPF compiler, bpf-linker and cargo-nextest. Runs apt-get only
+    /// Debian packages for the eBPF compiler, bpf-linker, cargo-nextest, and two kubectls that
+    /// are unpacked below target/ and not installed. Runs apt-get only
     /// when a package is missing. Without root or apt-get it names what is missing and how to
     /// get it, and exits with 1.
     Setup {

@@ -94,6 +94,11 @@ pub(crate) fn has_cargo(name: &str) -> bool {
     Step::new(name, cargo()).args([name, "--version"]).text().is_some()
 }
 
+/// Whether Python can download wheels.
+pub(crate) fn has_pip() -> bool {
+    Step::new("pip", "python3").args(["-m", "pip", "--version"]).text().is_some()
+}
+
 /// Those of the Debian packages that are not installed; all of them where dpkg is not.
 pub(crate) fn missing_packages(wanted: &BTreeSet<&'static str>) -> Vec<&'static str> {
     let answer = Step::new("dpkg", "dpkg-query")

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use anyhow::{bail, ensure};
 
+use crate::kubectl;
 use crate::platform::{self, BPF_LINKER, Compiler, LLVM, NEXTEST};
 use crate::step::Step;
 use crate::workspace::{Workspace, cargo, is_root, which};
@@ -31,6 +32,14 @@ pub(crate) enum Need {
 /// When something is missing and cannot be installed: what, and how to get it.
 pub(crate) fn run(workspace: &Workspace, need: Need) -> anyhow::Result<()> {
     warn_of_a_full_disk(workspace);
+    install_missing(workspace, need)?;
+    if matches!(need, Need::Test | Need::Ci) && !kubectl::are_here(workspace) {
+        kubectl::fetch(workspace)?;
+    }
+    Ok(())
+}
+
+fn install_missing(workspace: &Workspace, need: Need) -> anyhow::Result<()> {
     let missing = Missing::look(need);
     if missing.is_empty() {
         return Ok(());
@@ -77,6 +86,10 @@ impl Missing {
         if packages.is_empty() && need != Need::Vm && !compiler.is_here() {
             // Installed, but from before LLVM 22: apt-get brings the newer one.
             packages.extend(compiler.packages());
+        }
+        if matches!(need, Need::Test | Need::Ci) && !platform::has_pip() {
+            // One of the kubectls comes as a wheel.
+            packages.push("python3-pip");
         }
         Self {
             packages,

@@ -7,7 +7,7 @@ use crate::setup::{self, Need};
 use crate::vm::Vm;
 use crate::workspace::{Workspace, is_root};
 
-/// Run the tests: set up, build, then doctests, unit tests and kernel tests
+/// Run the tests: set up, build, then doctests, unit tests, the companion and kernel tests
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub(crate) struct Test {
     /// Leave out the kernel tests, which need root
@@ -34,10 +34,12 @@ impl Test {
         if self.all {
             Vm::default().run(workspace)?;
         }
-        let profiles: &[&str] =
-            if self.unprivileged { &["default"] } else { &["default", "kernel"] };
+        let mut profiles = vec!["default", "control"];
+        if !self.unprivileged {
+            profiles.push("kernel");
+        }
         let mut summary = Vec::new();
-        for profile in profiles {
+        for profile in &profiles {
             summary.extend(nextest(workspace, profile)?);
         }
         eprintln!("── tests passed: {}", profiles.join(", "));

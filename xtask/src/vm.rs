@@ -17,6 +17,7 @@ use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
 
 use crate::build;
+use crate::debian::{entries, file_name, remove_dir, unpacked};
 use crate::setup::{self, Need, SCRUB};
 use crate::step::Step;
 use crate::workspace::Workspace;
@@ -121,32 +122,6 @@ fn executable(messages: &str) -> Option<PathBuf> {
         message.get("executable")?.as_str().map(PathBuf::from)
     };
     messages.lines().rev().find_map(executable)
-}
-
-/// The folder into which the Debian package was unpacked, now or on an earlier run.
-fn unpacked(dir: &Path, package: &str) -> anyhow::Result<PathBuf> {
-    let folder = dir.join(package);
-    if folder.is_dir() {
-        return Ok(folder);
-    }
-    let download = dir.join("download");
-    fs::create_dir_all(&download).context("creating the download folder")?;
-    Step::new("download", "apt-get")
-        .args(["download", package])
-        .dir(&download)
-        .remedy("`apt-get update` brings the lists up to date.")
-        .watch(&dir.join("download.log"))?;
-    let prefix = format!("{package}_");
-    let file = entries(&download)?
-        .into_iter()
-        .find(|path| file_name(path).starts_with(&prefix))
-        .with_context(|| format!("apt-get downloaded no {package}"))?;
-    // It gets its name when it is whole.
-    let partial = dir.join("partial");
-    remove_dir(&partial)?;
-    Step::new("unpack", "dpkg").arg("-x").arg(&file).arg(&partial).show()?;
-    fs::rename(&partial, &folder).context("naming the unpacked package")?;
-    Ok(folder)
 }
 
 /// One kernel and what it boots into.
@@ -266,16 +241,6 @@ fn find(dir: &Path, names: &[&str]) -> anyhow::Result<Option<PathBuf>> {
     Ok(None)
 }
 
-fn entries(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let reading = || format!("reading {}", dir.display());
-    let entries = fs::read_dir(dir).with_context(reading)?;
-    entries.map(|entry| entry.map(|it| it.path()).with_context(reading)).collect()
-}
-
-fn file_name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
 fn install(from: &Path, to: &Path) -> anyhow::Result<()> {
     fs::copy(from, to).map(drop).with_context(|| format!("copying {}", from.display()))
 }
@@ -284,13 +249,6 @@ fn write_program(path: &Path, text: &str) -> anyhow::Result<()> {
     let writing = || format!("writing {}", path.display());
     fs::write(path, text).with_context(writing)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).with_context(writing)
-}
-
-fn remove_dir(dir: &Path) -> anyhow::Result<()> {
-    if dir.exists() {
-        fs::remove_dir_all(dir).with_context(|| format!("removing {}", dir.display()))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

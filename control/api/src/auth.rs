@@ -1,12 +1,12 @@
 //! Who asks, and whether he may: tokens and RBAC over HTTPS, everybody on plain loopback.
 
+mod impersonate;
 mod rbac;
 mod token;
 
 use http::{HeaderMap, Method, header};
 use serde_json::{Value, json};
 
-use crate::server::Verb;
 use crate::status::{Result, Status};
 use crate::store::Store;
 
@@ -28,6 +28,15 @@ pub(crate) struct Attributes<'a> {
     pub(crate) subresource: &'a str,
     pub(crate) namespace: &'a str,
     pub(crate) name: &'a str,
+}
+
+/// The groups of every service account of a namespace.
+fn account_groups(namespace: &str) -> Vec<String> {
+    vec![
+        "system:serviceaccounts".into(),
+        format!("system:serviceaccounts:{namespace}"),
+        "system:authenticated".into(),
+    ]
 }
 
 /// Tells who asks.
@@ -66,7 +75,8 @@ impl Authenticator {
             let (scheme, token) = value.split_once(' ')?;
             scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
         });
-        token.and_then(|token| self.user_of_token(store, token)).ok_or_else(Status::unauthorized)
+        let caller = token.and_then(|token| self.user_of_token(store, token));
+        impersonate::effective(self, store, caller.ok_or_else(Status::unauthorized)?, headers)
     }
 
     pub(crate) fn user_of_token(&self, store: &Store, token: &str) -> Option<User> {
@@ -86,10 +96,10 @@ impl Authenticator {
         &self,
         store: &Store,
         user: &User,
-        verb: Verb,
+        verb: &str,
         asked: &Attributes<'_>,
     ) -> Result<()> {
-        if self.allows(store, user, verb.name(), asked) {
+        if self.allows(store, user, verb, asked) {
             return Ok(());
         }
         let Attributes { group, resource, subresource, namespace, name } = asked;
@@ -110,10 +120,9 @@ impl Authenticator {
         };
         let named = if name.is_empty() { String::new() } else { format!(" \"{name}\"") };
         let message = format!(
-            "{qualified}{named} is forbidden: User \"{}\" cannot {} resource \"{resource}\" in \
+            "{qualified}{named} is forbidden: User \"{}\" cannot {verb} resource \"{resource}\" in \
              API group \"{group}\" {place}",
-            user.name,
-            verb.name()
+            user.name
         );
         let mut status = Status::new(403, "Forbidden", message);
         let mut details = json!({"kind": asked.resource});

@@ -3,6 +3,7 @@
 pub(crate) mod body;
 mod delete;
 mod discovery;
+mod duplicates;
 pub(crate) mod identity;
 mod negotiate;
 mod openapi;
@@ -108,7 +109,8 @@ impl Api {
             ApiPath::Resource(resource) => {
                 let target = Target::find(resource)?;
                 let verb = verb(request, &target)?;
-                self.auth.permit(&self.store, &request.user, verb, &target.attributes())?;
+                let asked = target.attributes();
+                self.auth.permit(&self.store, &request.user, verb.name(), &asked)?;
                 self.resource(request, &target, verb).await
             }
         }

@@ -198,7 +198,8 @@ fn message(
             }
             (Shape::List, wire) => {
                 let list = object.entry(field.name).or_insert_with(|| json!([]));
-                if let (Value::Array(list), Some(value)) = (list, value(field.of, &wire, depth)?) {
+                let value = value(field.of, &wire, depth)?.unwrap_or_else(|| empty(field.of));
+                if let Value::Array(list) = list {
                     list.push(value);
                 }
             }
@@ -222,8 +223,12 @@ fn map_entry(of: &str, entry: &[u8], depth: usize) -> Result<(String, Value), &'
             _ => {}
         }
     }
-    let empty = if of == "string" || of == "bytes" { json!("") } else { json!({}) };
-    Ok((key, found.unwrap_or(empty)))
+    Ok((key, found.unwrap_or_else(|| empty(of))))
+}
+
+/// What stands in a list or a map where nothing is set: the core group's name is "".
+fn empty(of: &str) -> Value {
+    if of == "string" || of == "bytes" { json!("") } else { json!({}) }
 }
 
 /// One value; `None` for a time that is not set and an empty string.
@@ -322,6 +327,15 @@ mod tests {
             "data": {"key": "value"},
         });
         assert_eq!(read(&body).unwrap(), expected);
+    }
+
+    #[test]
+    fn the_core_group_stays_in_a_rule() {
+        let meta = [field(1, b"rbac.authorization.k8s.io/v1"), field(2, b"Role")].concat();
+        let rule = [field(1, b"get"), field(2, b""), field(3, b"pods")].concat();
+        let body = [b"k8s\0".to_vec(), field(1, &meta), field(2, &field(2, &rule))].concat();
+        let rules = json!([{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]);
+        assert_eq!(read(&body).unwrap()["rules"], rules);
     }
 
     #[test]

@@ -79,11 +79,7 @@ impl Keys {
         Some(User {
             name: format!("system:serviceaccount:{namespace}:{name}"),
             uid: uid.to_owned(),
-            groups: vec![
-                "system:serviceaccounts".into(),
-                format!("system:serviceaccounts:{namespace}"),
-                "system:authenticated".into(),
-            ],
+            groups: super::account_groups(namespace),
         })
     }
 }
@@ -105,10 +101,18 @@ fn secret(path: &Path) -> io::Result<String> {
     Ok(secret)
 }
 
-/// Writes a file that only its owner reads.
+/// Writes a file that only its owner reads. Who reads it meanwhile sees the old one or the new.
 pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    // A pipe or a terminal is written to, not replaced.
+    if path.metadata().is_ok_and(|known| !known.is_file()) {
+        return std::fs::write(path, bytes);
+    }
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".partial");
+    let partial = path.with_file_name(name);
     let mut options = std::fs::OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
     file.write_all(bytes)?;
-    file.sync_all()
+    file.sync_all()?;
+    std::fs::rename(partial, path)
 }

@@ -6,6 +6,7 @@ use http::{HeaderMap, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::Value;
 
+use super::duplicates::duplicates;
 use super::{Request, Target};
 use crate::object::{object, set, str_at};
 use crate::status::{Result, Status};
@@ -18,6 +19,10 @@ const LIMIT: usize = 3 * 1024 * 1024;
 const TYPES: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 
 pub(super) async fn collect(body: Body) -> Result<Bytes> {
+    // What is announced to be too large is not waited for.
+    if axum::body::HttpBody::size_hint(&body).lower() > LIMIT as u64 {
+        return Err(Status::too_large_body(LIMIT));
+    }
     match Limited::new(body, LIMIT).collect().await {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => {
@@ -66,7 +71,37 @@ pub(super) fn object_of(
 ) -> Result<Value> {
     let value = parse(request)?;
     check_kind(&value, target)?;
-    decode(target, value, request.query.get("fieldValidation"), warnings)
+    let validation = request.query.get("fieldValidation");
+    let json = content_type(&request.headers) == "application/json";
+    if json && matches!(validation, "" | "Warn" | "Strict") {
+        let twice = duplicates(&request.body);
+        report(
+            target,
+            twice.iter().map(|path| format!("duplicate field \"{path}\"")).collect(),
+            validation,
+            warnings,
+        )?;
+    }
+    decode(target, value, validation, warnings)
+}
+
+/// Refuses what a strict client does not want; warns the others.
+fn report(
+    target: &Target,
+    problems: Vec<String>,
+    validation: &str,
+    warnings: &mut Vec<String>,
+) -> Result<()> {
+    if validation == "Strict" && !problems.is_empty() {
+        let (kind, version) = (target.kind.kind, target.kind.version);
+        return Err(Status::bad_request(format!(
+            "{kind} in version \"{version}\" cannot be handled as a {kind}: strict decoding \
+             error: {}",
+            problems.join(", ")
+        )));
+    }
+    warnings.extend(problems);
+    Ok(())
 }
 
 /// The body says the kind that the path says.
@@ -120,15 +155,7 @@ pub(super) fn decode(
     if validation != "Ignore" {
         let mut unknown = Vec::new();
         compare(&value, &typed, "", &mut unknown);
-        if validation == "Strict" && !unknown.is_empty() {
-            let kind = target.kind.kind;
-            return Err(Status::bad_request(format!(
-                "{kind} in version \"{}\" cannot be handled as a {kind}: strict decoding error: {}",
-                target.kind.version,
-                unknown.join(", ")
-            )));
-        }
-        warnings.extend(unknown);
+        report(target, unknown, validation, warnings)?;
     }
     Ok(target.to_core(typed))
 }

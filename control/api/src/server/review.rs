@@ -49,7 +49,7 @@ pub(super) fn answer(
         let namespace = namespace.unwrap_or_default();
         let attributes =
             Attributes { group, resource: plural, subresource: "", namespace, name: "" };
-        api.auth.permit(&api.store, &request.user, super::Verb::Create, &attributes)?;
+        api.auth.permit(&api.store, &request.user, "create", &attributes)?;
     }
     let status = match plural {
         "selfsubjectreviews" => json!({"userInfo": user_info(&request.user)}),

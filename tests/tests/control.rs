@@ -1,0 +1,27 @@
+//! The companion as its clients see it: the real program, real kubectls, kube-rs.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests run programs, wait on conditions, and own their tasks"
+)]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "what tests share panics as tests do"
+)]
+
+#[path = "control/companion.rs"]
+mod companion;
+#[path = "control/durability.rs"]
+mod durability;
+#[path = "control/kubectl.rs"]
+mod kubectl;
+#[path = "control/refusals.rs"]
+mod refusals;
+#[path = "control/security.rs"]
+mod security;
+#[path = "control/watching.rs"]
+mod watching;
+#[path = "control/workloads.rs"]
+mod workloads;
