@@ -15,8 +15,8 @@ pub fn serial() -> u32 {
     u32::try_from(now() & u64::from(u32::MAX)).unwrap_or(0)
 }
 
-/// Reading the clock costs as much as half an answer, so that only one batch of so many is timed.
-/// Its time stands for those since the one before.
+/// Reading the clock twice costs a good part of what is done between, so that one batch of so many
+/// is timed. Its time stands for those since the one before.
 const TIMED: u32 = 16;
 
 /// Times one batch of [`TIMED`].
