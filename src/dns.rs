@@ -1,6 +1,6 @@
 //! `fairlead dns`: answers for the names of the cluster.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -162,7 +162,10 @@ impl Args {
         }
         let port = corefile.map_or(53, |corefile| corefile.port);
         let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-        let addresses = loopback.map(|ip| SocketAddr::new(ip, port)).to_vec();
+        // A host without IPv6 has one of them.
+        let exists = |ip: &IpAddr| UdpSocket::bind((*ip, 0)).is_ok();
+        let addresses =
+            loopback.into_iter().filter(exists).map(|ip| SocketAddr::new(ip, port)).collect();
         Listen { addresses, n_workers, sources: Sources::Local(Vec::new()) }
     }
 
