@@ -14,11 +14,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
+use loadtest::ratio::{Ratio, quantile, ratio};
 use sandbox::fairlead::{Fairlead, Proxy, ProxyOptions};
 use sandbox::manifest::{Endpoint, Folder, Service, node_yaml};
 use sandbox::{Node, Sandbox};
 use tests::cycles::{self, Client, Cycle};
-use tests::stats::{Ratio, quantile, ratio};
 use tests::{binary, population};
 
 const CYCLES: usize = 100;

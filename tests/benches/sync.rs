@@ -16,6 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use loadtest::ratio::quantile;
 use model::cluster::Change;
 use proxy::backend::ebpf::Ebpf;
 use proxy::config::NodeConfig;
@@ -24,7 +25,6 @@ use sandbox::fairlead::{Fairlead, ProxyOptions};
 use sandbox::manifest::{Endpoint, Folder, Service, node_yaml};
 use sandbox::{Node, Pod, Sandbox};
 use tests::cycles::{self, Client, Cycle};
-use tests::stats::quantile;
 use tests::{binary, population};
 use tokio::sync::watch;
 

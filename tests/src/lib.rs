@@ -13,5 +13,4 @@ pub mod hostile;
 pub mod objects;
 pub mod population;
 pub mod stage;
-pub mod stats;
 pub mod synthetic;

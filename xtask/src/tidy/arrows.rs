@@ -16,8 +16,9 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("api", &[]),
     ("controllers", &[]),
     ("sandbox", &[]),
-    ("fairlead", &["model", "proxy", "dns", "api", "controllers", "load", "sandbox"]),
-    ("tests", &["model", "abi", "load", "proxy", "dns", "sandbox", "fairlead"]),
+    ("loadtest", &[]),
+    ("fairlead", &["model", "proxy", "dns", "api", "controllers", "load", "sandbox", "loadtest"]),
+    ("tests", &["model", "abi", "load", "proxy", "dns", "sandbox", "loadtest", "fairlead"]),
     ("xtask", &[]),
 ];
 
