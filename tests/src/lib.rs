@@ -4,6 +4,7 @@
 //! where their packets come from; [`hostile`] takes objects that nobody should have let in. Benches
 //! compare: [`stats`] says how, [`cycles`] is what is timed, [`population`] makes many Services and
 //! [`synthetic`] the model of them, [`binary`] finds what was built.
+//! [`relay`] is a way that can be cut.
 
 pub mod binary;
 pub mod case;
@@ -12,5 +13,6 @@ pub mod cycles;
 pub mod hostile;
 pub mod objects;
 pub mod population;
+pub mod relay;
 pub mod stage;
 pub mod synthetic;

@@ -11,6 +11,8 @@
     reason = "what tests share panics as tests do"
 )]
 
+#[path = "control/churn.rs"]
+mod churn;
 #[path = "control/companion.rs"]
 mod companion;
 #[path = "control/durability.rs"]

@@ -13,7 +13,8 @@ pub(crate) struct Test {
     /// Leave out the kernel tests, which need root
     #[arg(long)]
     unprivileged: bool,
-    /// Also boot Debian's 6.1 and 6.12 kernels under qemu, as `cargo xtask vm` does
+    /// Also what takes minutes of the companion's tests, and boot Debian's 6.1 and 6.12 kernels
+    /// under qemu, as `cargo xtask vm` does
     #[arg(long, conflicts_with = "unprivileged")]
     all: bool,
 }
@@ -37,6 +38,9 @@ impl Test {
         let mut profiles = vec!["default", "control"];
         if !self.unprivileged {
             profiles.push("kernel");
+        }
+        if self.all {
+            profiles.push("control-long");
         }
         let mut summary = Vec::new();
         for profile in &profiles {

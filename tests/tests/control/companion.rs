@@ -8,6 +8,7 @@ use http::Request;
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
+use tests::relay::Relay;
 
 /// A `fairlead control` that ends with the test.
 pub(crate) struct Companion {
@@ -54,7 +55,18 @@ impl Companion {
     }
 
     pub(crate) async fn client(&self) -> Client {
-        let kubeconfig = Kubeconfig::read_from(self.kubeconfig()).unwrap();
+        Self::connect(Kubeconfig::read_from(self.kubeconfig()).unwrap()).await
+    }
+
+    /// A client that goes through a relay.
+    pub(crate) async fn client_by(&self, relay: &Relay) -> Client {
+        let mut kubeconfig = Kubeconfig::read_from(self.kubeconfig()).unwrap();
+        let cluster = kubeconfig.clusters[0].cluster.as_mut().unwrap();
+        cluster.server = Some(format!("http://{}", relay.address()));
+        Self::connect(kubeconfig).await
+    }
+
+    async fn connect(kubeconfig: Kubeconfig) -> Client {
         let options = KubeConfigOptions::default();
         let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap();
         Client::try_from(config).unwrap()
@@ -147,6 +159,10 @@ pub(crate) async fn eventually<F: Future<Output = Option<T>>, T>(
         assert!(Instant::now() < deadline, "not in time: {what}");
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
+}
+
+pub(crate) fn revision(object: &Value) -> u64 {
+    object["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap()
 }
 
 pub(crate) fn config_map(name: &str) -> Value {

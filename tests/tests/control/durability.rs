@@ -4,39 +4,56 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::{AsyncBufReadExt, StreamExt};
+use http::Request;
 use kube::Client;
 use serde_json::{Value, json};
 
-use crate::companion::{Companion, config_map, get, post};
+use crate::companion::{Companion, config_map, get, post, revision};
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+const SERVICES: &str = "/api/v1/namespaces/default/services";
 
 /// Names that were acknowledged, and the revision each was acknowledged with.
 type Acknowledged = Arc<Mutex<BTreeMap<String, u64>>>;
 
-fn revision(object: &Value) -> u64 {
-    object["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap()
-}
-
+/// Makes objects, and Services that take addresses, until the server is gone; gives some back.
 async fn write(client: Client, prefix: String, acknowledged: Acknowledged) {
     for i in 0.. {
         let name = format!("{prefix}-{i}");
-        let (path, object) = if i % 2 == 0 {
-            ("configmaps", config_map(&name))
-        } else {
-            let port = json!([{"port": 80}]);
-            let spec = json!({"type": "NodePort", "ports": port});
-            let meta = json!({"name": name});
-            (
-                "services",
-                json!({"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": spec}),
-            )
-        };
-        match post(&client, &format!("/api/v1/namespaces/default/{path}"), &object).await {
-            Ok(made) => {
-                let key = format!("{path}/{name}");
-                acknowledged.lock().unwrap().insert(key, revision(&made));
+        let (path, object) =
+            if i % 2 == 0 { (MAPS, config_map(&name)) } else { (SERVICES, service(&name)) };
+        let Ok(made) = post(&client, path, &object).await else { return };
+        acknowledged.lock().unwrap().insert(format!("{path}/{name}"), revision(&made));
+        if i % 8 == 7 {
+            // Whether a deletion that is not answered has happened is not known: not counted.
+            acknowledged.lock().unwrap().remove(&format!("{path}/{name}"));
+            let delete = Request::delete(format!("{path}/{name}")).body(Vec::new()).unwrap();
+            if client.request::<Value>(delete).await.is_err() {
+                return;
             }
-            Err(_) => return,
         }
+    }
+}
+
+fn service(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+        "spec": {"type": "NodePort", "ports": [{"port": 80}]}})
+}
+
+/// Follows config maps over every kill, resuming from the last revision it has seen.
+async fn follow(companion: &Companion, mut from: u64, seen: &mut Vec<(String, u64)>, to: u64) {
+    let client = companion.client().await;
+    let path = format!("{MAPS}?watch=1&resourceVersion={from}");
+    let lines = client.request_stream(Request::get(path).body(Vec::new()).unwrap()).await.unwrap();
+    let mut lines = lines.lines();
+    while from < to {
+        let line = lines.next().await.unwrap().unwrap();
+        let event: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(event["type"], "ADDED", "{event}");
+        let name = event["object"]["metadata"]["name"].as_str().unwrap();
+        from = revision(&event["object"]);
+        seen.push((format!("{MAPS}/{name}"), from));
     }
 }
 
@@ -44,6 +61,8 @@ async fn write(client: Client, prefix: String, acknowledged: Acknowledged) {
 async fn thirty_kills_lose_nothing_acknowledged() {
     let mut companion = Companion::start(&["--no-controllers"]).await;
     let acknowledged = Acknowledged::default();
+    let mut from = revision(&get(&companion.client().await, MAPS).await.unwrap());
+    let mut seen = Vec::new();
     // Not random, so that a failure can be repeated; spread over the life of a batch.
     for (round, wait) in (0..30_u64).map(|round| (round, 5 + round * 37 % 120)) {
         let client = companion.client().await;
@@ -59,16 +78,35 @@ async fn thirty_kills_lose_nothing_acknowledged() {
             writer.await.unwrap();
         }
         companion.restart().await;
+        let maps = get(&companion.client().await, MAPS).await.unwrap();
+        let last = maps["items"].as_array().unwrap().iter().map(revision).max().unwrap_or(from);
+        follow(&companion, from, &mut seen, last).await;
+        from = last;
     }
+    resumed_without_a_gap(&seen, &acknowledged);
+    nothing_is_lost_or_given_twice(&companion, &acknowledged).await;
+}
 
+/// What was acknowledged came in order, each once, however often the watch was cut.
+fn resumed_without_a_gap(seen: &[(String, u64)], acknowledged: &Acknowledged) {
+    assert!(seen.is_sorted_by(|(_, a), (_, b)| a < b), "in order, and none twice");
+    let seen: BTreeMap<&str, u64> = seen.iter().map(|(name, at)| (name.as_str(), *at)).collect();
+    for (name, revision) in acknowledged.lock().unwrap().iter() {
+        if name.starts_with(MAPS) {
+            assert_eq!(seen.get(name.as_str()), Some(revision), "{name}");
+        }
+    }
+}
+
+async fn nothing_is_lost_or_given_twice(companion: &Companion, acknowledged: &Acknowledged) {
     let client = companion.client().await;
     let mut found = BTreeMap::new();
     let (mut ips, mut ports) = (BTreeSet::new(), BTreeSet::new());
-    for plural in ["configmaps", "services"] {
-        let list = get(&client, &format!("/api/v1/namespaces/default/{plural}")).await.unwrap();
+    for path in [MAPS, SERVICES] {
+        let list = get(&client, path).await.unwrap();
         for object in list["items"].as_array().unwrap() {
             let name = object["metadata"]["name"].as_str().unwrap();
-            found.insert(format!("{plural}/{name}"), revision(object));
+            found.insert(format!("{path}/{name}"), revision(object));
             if let Some(ip) = object["spec"]["clusterIP"].as_str() {
                 assert!(ips.insert(ip.to_owned()), "{ip} was given out twice");
             }

@@ -10,13 +10,9 @@ use kube::runtime::{WatchStreamExt, reflector, watcher};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
-use crate::companion::{Companion, config_map, eventually, get, merge, post};
+use crate::companion::{Companion, config_map, eventually, get, merge, post, revision};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
-
-fn revision(object: &Value) -> u64 {
-    object["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap()
-}
 
 /// Follows config maps from a revision until `n` events have come; gives kind and revision.
 async fn follow(client: &Client, from: u64, n: usize) -> Vec<(String, u64)> {
