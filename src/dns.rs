@@ -88,7 +88,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let view = first_view(options, snapshot.as_deref());
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let Watch { feed, health: _health, task } = args.watch().await?;
+        let Watch { feed, health: _health, task, .. } = args.watch().await?;
         let server = Server::start(&listen, view)?;
         let names = server.names();
         for address in server.addresses() {

@@ -92,7 +92,7 @@ pub(crate) fn snapshot_of_everything(source: &SourceArgs) -> anyhow::Result<Snap
 fn first(watch: impl Future<Output = anyhow::Result<Watch>>) -> anyhow::Result<Snapshot> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let Watch { mut feed, health, mut task } = watch.await?;
+        let Watch { mut feed, health, mut task, .. } = watch.await?;
         let update = tokio::select! {
             update = feed.next() => update,
             () = &mut task => None,

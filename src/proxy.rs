@@ -11,13 +11,13 @@ use anyhow::Context;
 use load::pinned::Pinned;
 use load::{Capacity, Config};
 use model::feed::FeedReader;
-use model::watch::Health;
+use model::watch::{Health, Notices};
 use proxy::backend::ebpf::Ebpf;
 use proxy::config::ProxyMode;
 use proxy::plan::Plan;
 use proxy::status::{Status, file_of};
 use proxy::sync::{Round, SyncError, Syncer};
-use proxy::{pods, sockets, sync};
+use proxy::{notices, pods, sockets, sync};
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
@@ -100,6 +100,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             ended = &mut syncing => return finished(ended),
             () = watched.task => warn!("the source of objects ended"),
             () = end_stale_sockets(&args.bpffs, seen.clone(), destroyed) => {}
+            () = tell_owners(seen.clone(), watched.notices) => {}
             () = tell(status, &status_file, seen, watched.health, n_destroyed) => {}
             () = drain_log(log) => {}
             signal = terminated() => info!("{}: leaving what is programmed in place", signal?),
@@ -197,6 +198,17 @@ async fn tell(
             Ok(()) = destroyed.changed() => {}
         }
     }
+}
+
+/// Has the owners of objects told what is left out.
+async fn tell_owners(mut seen: watch::Receiver<Option<Arc<Round>>>, notices: Notices) {
+    while seen.changed().await.is_ok() {
+        if let Some(round) = &*seen.borrow_and_update() {
+            notices.set(notices::of(round));
+        }
+        tokio::time::sleep(STATUS_PERIOD).await;
+    }
+    std::future::pending::<()>().await;
 }
 
 fn log_problems(problems: &[String], known: &mut BTreeSet<String>) {

@@ -35,6 +35,7 @@ pub mod endpoint;
 pub mod feed;
 pub mod name;
 pub mod node;
+pub mod notice;
 pub mod parse;
 pub mod problem;
 pub mod service;

@@ -8,7 +8,7 @@
 //! A change is published at once. A burst is published once: whatever has queued up while the
 //! last batch was applied goes with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
 use std::path::Path;
@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::cluster::{Change, Cluster, Dirty};
 use crate::feed::{FeedReader, FeedWriter, feed};
+use crate::notice::Notice;
 use crate::source::files::{Files, OpenFolderError};
 use crate::source::kube::{Connection, Selection};
 use crate::source::script::Script;
@@ -33,6 +34,8 @@ pub struct Watch {
     pub feed: FeedReader,
     /// How the source is doing.
     pub health: watch::Receiver<Health>,
+    /// Where to put what is wrong with objects, for their owners to be told.
+    pub notices: Notices,
     /// Does all the work: spawn it where shutdown waits for it. Dropping it ends source, cluster
     /// and feed. It ends by itself only when the source does.
     pub task: BoxFuture<'static, ()>,
@@ -55,6 +58,32 @@ pub struct Health {
     pub errors: BTreeMap<Arc<str>, Arc<str>>,
 }
 
+/// Where to put the problems that there are now; each set replaces the one before. A source that
+/// has owners to tell (an API server) tells them, at its own pace; the others have none.
+#[derive(Clone, Debug)]
+pub struct Notices(Arc<watch::Sender<Arc<BTreeSet<Notice>>>>);
+
+impl Notices {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(watch::Sender::new(Arc::default())))
+    }
+
+    /// These are all the problems that there are.
+    pub fn set(&self, notices: BTreeSet<Notice>) {
+        self.0.send_if_modified(|before| {
+            let differs = **before != notices;
+            if differs {
+                *before = Arc::new(notices);
+            }
+            differs
+        });
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<BTreeSet<Notice>>> {
+        self.0.subscribe()
+    }
+}
+
 /// Watches a folder of Kubernetes YAML and JSON, as seen from the node of that name.
 ///
 /// # Errors
@@ -63,42 +92,47 @@ pub fn files(dir: &Path, node_name: impl Into<Arc<str>>) -> Result<Watch, OpenFo
     let node_name = node_name.into();
     let folder = Files::open(dir)?;
     let name = dir.display().to_string();
-    Ok(start(&name, Arc::clone(&node_name), move |out, health| folder.run(node_name, out, health)))
+    Ok(start(&name, Arc::clone(&node_name), move |_, out, health| {
+        folder.run(node_name, out, health)
+    }))
 }
 
 /// Watches an API server, as seen from the node of that name.
 pub fn kube(connection: Connection, node_name: impl Into<Arc<str>>, selection: Selection) -> Watch {
     let node_name = node_name.into();
     let url = connection.url().to_owned();
-    start(&url, Arc::clone(&node_name), move |out, health| {
-        connection.run(node_name, selection, out, health)
+    start(&url, Arc::clone(&node_name), move |notices, out, health| async move {
+        tokio::select! {
+            () = connection.clone().tell(Arc::clone(&node_name), notices) => {}
+            () = connection.run(node_name, selection, out, health) => {}
+        }
     })
 }
 
 /// A cluster that a script speaks for.
 pub fn script(node_name: impl Into<Arc<str>>) -> (Script, Watch) {
     let (out, batches) = mpsc::channel(QUEUED_BATCHES);
-    let watch = start_with("a script", node_name.into(), batches, |_| std::future::ready(()));
+    let watch = start_with("a script", node_name.into(), batches, |_, _| std::future::ready(()));
     (Script::new(out), watch)
 }
 
 fn start<F>(
     source: &str,
     node_name: Arc<str>,
-    run: impl FnOnce(mpsc::Sender<Vec<Change>>, HealthReport) -> F,
+    run: impl FnOnce(Notices, mpsc::Sender<Vec<Change>>, HealthReport) -> F,
 ) -> Watch
 where
     F: Future<Output = ()> + Send + 'static,
 {
     let (out, batches) = mpsc::channel(QUEUED_BATCHES);
-    start_with(source, node_name, batches, |health| run(out, health))
+    start_with(source, node_name, batches, |notices, health| run(notices, out, health))
 }
 
 fn start_with<F>(
     source: &str,
     node_name: Arc<str>,
     batches: mpsc::Receiver<Vec<Change>>,
-    run: impl FnOnce(HealthReport) -> F,
+    run: impl FnOnce(Notices, HealthReport) -> F,
 ) -> Watch
 where
     F: Future<Output = ()> + Send + 'static,
@@ -106,10 +140,11 @@ where
     let (writer, reader) = feed();
     let health = HealthReport::new(source);
     let receiver = health.sender.subscribe();
-    let source = run(health.clone());
+    let notices = Notices::new();
+    let source = run(notices.clone(), health.clone());
     let keeper = keep(Cluster::new(node_name), batches, writer, health);
     let task = async move { futures::join!(source, keeper) }.map(|((), ())| ()).boxed();
-    Watch { feed: reader, health: receiver, task }
+    Watch { feed: reader, health: receiver, notices, task }
 }
 
 /// Applies what the source says, and publishes once the cluster is in sync.

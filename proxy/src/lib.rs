@@ -15,6 +15,7 @@ pub mod backend;
 pub mod by_family;
 pub mod config;
 pub mod delta;
+pub mod notices;
 pub mod plan;
 pub mod pods;
 pub mod select;

@@ -15,6 +15,8 @@
 mod churn;
 #[path = "control/companion.rs"]
 mod companion;
+#[path = "control/conflicts.rs"]
+mod conflicts;
 #[path = "control/durability.rs"]
 mod durability;
 #[path = "control/kubectl.rs"]

@@ -10,6 +10,7 @@
 //! kept. What vanished while nobody watched is found by the list that follows.
 
 mod backoff;
+mod events;
 mod follow;
 
 use std::path::PathBuf;
@@ -28,7 +29,7 @@ use crate::cluster::{Change, Kind};
 use crate::name::NamespacedName;
 use crate::parse;
 use crate::source::kube::follow::{Followed, Follower};
-use crate::watch::HealthReport;
+use crate::watch::{HealthReport, Notices};
 
 /// Which API server, as kube-proxy's flags say it.
 #[derive(Clone, Debug, Default)]
@@ -163,6 +164,13 @@ impl Connection {
     /// The client itself, for what is not watched.
     pub const fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// Tells the owners of objects what is wrong with them, as the proxy of a node. Never ends.
+    pub(crate) async fn tell(self, node_name: Arc<str>, notices: Notices) {
+        events::run(self.client, node_name, notices.subscribe()).await;
+        // Nobody has anything more to say.
+        future::pending::<()>().await;
     }
 
     /// Sends what the API server has, then what changes, until nobody listens.
