@@ -61,6 +61,16 @@ pub struct Expectation {
     pub protocol: Protocol,
     /// What must become of it.
     pub outcome: String,
+    /// What becomes of it in modes that cannot do that, by the mode's name.
+    pub deviations: Vec<(String, String)>,
+}
+
+impl Expectation {
+    /// What must become of it in a mode.
+    pub fn outcome_in(&self, mode: &str) -> &str {
+        let deviation = self.deviations.iter().find(|(other, _)| other == mode);
+        deviation.map_or(&self.outcome, |(_, outcome)| outcome)
+    }
 }
 
 /// A file that is no case.
@@ -148,7 +158,8 @@ fn content(lines: Vec<Line>) -> Vec<Line> {
 }
 
 fn expectation(line: &Line) -> Option<Expectation> {
-    let (packet, outcome) = line.text.split_once(" = ")?;
+    let (packet, outcomes) = line.text.split_once(" = ")?;
+    let (outcome, deviations) = outcomes.split_once('|').unwrap_or((outcomes, ""));
     let (from, to) = packet.split_once("->")?;
     let (from, interface) = match from.trim().split_once(" on ") {
         Some((from, interface)) => (from, Some(interface.trim().to_owned())),
@@ -162,5 +173,18 @@ fn expectation(line: &Line) -> Option<Expectation> {
         to: stage::socket(to)?,
         protocol: Protocol::parse(&protocol.to_uppercase()).ok()?,
         outcome: outcome.trim().to_owned(),
+        deviations: self::deviations(deviations)?,
     })
+}
+
+/// `MODE…: OUTCOME`, separated by `|`.
+fn deviations(text: &str) -> Option<Vec<(String, String)>> {
+    let mut deviations = Vec::new();
+    for deviation in text.split('|').filter(|deviation| !deviation.trim().is_empty()) {
+        let (modes, outcome) = deviation.split_once(": ")?;
+        let outcome = outcome.trim();
+        deviations
+            .extend(modes.split_whitespace().map(|mode| (mode.to_owned(), outcome.to_owned())));
+    }
+    Some(deviations)
 }

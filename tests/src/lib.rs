@@ -1,11 +1,12 @@
 //! Everything above a unit test: what the tiers and the benches share.
 //!
 //! Tests play text cases: [`case`] reads them, [`objects`] makes snapshots of them, [`stage`] is
-//! where their packets come from; [`hostile`] takes objects that nobody should have let in. Benches
+//! where their packets come from, and [`actor`] what sends and receives real ones; [`hostile`] takes objects that nobody should have let in. Benches
 //! compare: [`stats`] says how, [`cycles`] is what is timed, [`population`] makes many Services and
 //! [`synthetic`] the model of them, [`binary`] finds what was built.
 //! [`relay`] is a way that can be cut.
 
+pub mod actor;
 pub mod binary;
 pub mod case;
 pub mod cluster;

@@ -1,0 +1,171 @@
+//! What an outcome looks like to those who send and those who receive.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use tests::actor::Answer;
+use tests::stage;
+
+use crate::crew::Told;
+use crate::stage::Stage;
+
+/// What must become of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It goes to one of these, with these weights.
+    Endpoints {
+        /// The endpoints, and how often each is chosen relative to the others.
+        set: BTreeMap<SocketAddr, u16>,
+        /// Whether its source is rewritten.
+        masquerade: Masquerade,
+        /// Whether the client keeps its endpoint.
+        sticky: bool,
+    },
+    /// It is dropped.
+    Drop,
+    /// It is refused on the way.
+    Reject,
+    /// It goes where it was sent to.
+    NotOurs,
+}
+
+/// Whether the source is rewritten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Masquerade {
+    /// Never.
+    No,
+    /// Always.
+    Yes,
+    /// If the endpoint is the source itself.
+    IfItself,
+}
+
+/// What is looked at to judge a connection.
+pub(crate) struct Scene<'a> {
+    /// What must become of it.
+    pub(crate) outcome: &'a Outcome,
+    /// Who sends.
+    pub(crate) from: SocketAddr,
+    /// To whom.
+    pub(crate) to: SocketAddr,
+    /// Where they are.
+    pub(crate) place: &'a Stage,
+}
+
+impl Outcome {
+    /// As a case file has it.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        match text {
+            "DROP" => return Some(Self::Drop),
+            "REJECT" => return Some(Self::Reject),
+            "not ours" => return Some(Self::NotOurs),
+            _ => {}
+        }
+        let mut parts = text.split(", ");
+        let set = parts.next()?.split_whitespace().map(|endpoint| {
+            let (socket, weight) = endpoint.split_once('*').unwrap_or((endpoint, "1"));
+            Some((stage::socket(socket)?, weight.parse().ok()?))
+        });
+        let (set, mut masquerade, mut sticky) =
+            (set.collect::<Option<_>>()?, Masquerade::No, false);
+        for part in parts {
+            match part {
+                "masquerade" => masquerade = Masquerade::Yes,
+                "masquerade if itself" => masquerade = Masquerade::IfItself,
+                _ if part.starts_with("affinity ") => sticky = true,
+                _ => return None,
+            }
+        }
+        Some(Self::Endpoints { set, masquerade, sticky })
+    }
+
+    /// Whether its packets arrive somewhere.
+    pub(crate) const fn arrives(&self) -> bool {
+        matches!(self, Self::Endpoints { .. } | Self::NotOurs)
+    }
+
+    /// How often it is tried at first.
+    pub(crate) fn n_tries(&self) -> usize {
+        match self {
+            Self::Endpoints { set, .. } if set.len() == 1 => 3,
+            // With one in four, more than half of so many is six deviations away.
+            Self::Endpoints { set, .. } if set.values().any(|weight| *weight > 1) => 160,
+            Self::Endpoints { set, .. } => 8 * set.len(),
+            Self::Drop | Self::Reject | Self::NotOurs => 2,
+        }
+    }
+}
+
+impl Scene<'_> {
+    /// Whether everything about one packet has been told that will be.
+    pub(crate) fn is_decided(&self, told: &Told, id: u16) -> bool {
+        let answered = told.answers.contains_key(&id);
+        match self.outcome {
+            Outcome::Drop => true,
+            Outcome::Reject => answered,
+            Outcome::NotOurs => told.arrivals.contains_key(&id),
+            Outcome::Endpoints { .. } => {
+                let arrival = told.arrivals.get(&id);
+                arrival.is_some_and(|(_, arrival)| answered || !self.hears(arrival.to))
+            }
+        }
+    }
+
+    /// What is wrong about one packet; nothing, or a sentence.
+    pub(crate) fn fault(&self, told: &Told, id: u16) -> Option<String> {
+        let arrival = told.arrivals.get(&id);
+        let answer = told.answers.get(&id);
+        if let Some(Answer::Failed(why)) = answer {
+            return Some(format!("was not sent: {why}"));
+        }
+        if answer == Some(&Answer::Accepted) {
+            return Some("was accepted, though nobody listens".to_owned());
+        }
+        match (self.outcome, arrival) {
+            (Outcome::Drop, None) if answer.is_none() => None,
+            (Outcome::Drop, None) => Some("was refused".to_owned()),
+            (Outcome::Reject, None) if answer.is_some() => None,
+            (Outcome::Reject, None) => Some("was not refused".to_owned()),
+            (Outcome::Drop | Outcome::Reject, Some((place, arrival))) => {
+                Some(format!("arrived at {place}, for {}", stage::shown(arrival.to)))
+            }
+            (_, None) => Some("arrived nowhere".to_owned()),
+            (Outcome::NotOurs, Some((place, arrival))) => {
+                if arrival.to != self.to || place != self.place.owner(self.to.ip()) {
+                    Some(format!("arrived at {place} for {}", stage::shown(arrival.to)))
+                } else if arrival.from.ip() != self.from.ip() {
+                    Some(format!("arrived from {}", arrival.from))
+                } else {
+                    None
+                }
+            }
+            (Outcome::Endpoints { set, masquerade, .. }, Some((place, arrival))) => {
+                if !set.contains_key(&arrival.to) || place != self.place.owner(arrival.to.ip()) {
+                    return Some(format!("arrived at {place} for {}", stage::shown(arrival.to)));
+                }
+                let rewritten = match masquerade {
+                    Masquerade::No => false,
+                    Masquerade::Yes => true,
+                    Masquerade::IfItself => arrival.to.ip() == self.from.ip(),
+                };
+                self.wrong_source(arrival.from.ip(), rewritten).or_else(|| {
+                    (self.hears(arrival.to) && answer.is_none())
+                        .then(|| format!("reached {}, whose answer got lost", arrival.to))
+                })
+            }
+        }
+    }
+
+    fn wrong_source(&self, seen: IpAddr, rewritten: bool) -> Option<String> {
+        let right =
+            if rewritten { self.place.is_masqueraded(seen) } else { seen == self.from.ip() };
+        (!right).then(|| format!("arrived from {seen}"))
+    }
+
+    /// Whether the answer of an endpoint passes node-a, which alone can translate it back.
+    fn hears(&self, endpoint: SocketAddr) -> bool {
+        let Outcome::Endpoints { masquerade, .. } = self.outcome else { return false };
+        let is_here = |address| matches!(self.place.owner(address), "node-a" | "a1" | "a2" | "a3");
+        *masquerade == Masquerade::Yes || is_here(endpoint.ip()) || is_here(self.from.ip())
+    }
+}
