@@ -19,7 +19,7 @@
 //! outside; the first that fits). Only new connections are asked; established ones stay where
 //! they are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -114,6 +114,9 @@ pub struct ServicePlan {
     pub created: i64,
     /// Its frontends, ordered by key.
     pub frontends: Vec<(FrontendKey, Arc<Frontend>)>,
+    /// Those of them that the backend cannot do. It keeps its claim to them, so that the backend of
+    /// a node does not decide who has an address; nobody serves them here.
+    pub refused: BTreeSet<FrontendKey>,
     /// Its addresses, ordered, and what happens at other ports of them.
     pub addresses: Vec<(IpAddr, Undefined)>,
     /// Its health check node port.

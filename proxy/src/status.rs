@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::{Frontend, Target};
+use crate::plan::{Frontend, ServicePlan, Target};
 use crate::sync::Round;
 
 /// Where the files are.
@@ -52,7 +52,9 @@ impl Status {
     pub fn show(&mut self, round: &Round) {
         let plan = &round.plan;
         self.in_sync = true;
-        self.n_services = plan.services.values().filter(|s| !s.frontends.is_empty()).count();
+        let is_routed =
+            |service: &&Arc<ServicePlan>| service.frontends.len() > service.refused.len();
+        self.n_services = plan.services.values().filter(is_routed).count();
         self.n_frontends = plan.frontends.len();
         self.n_endpoints = plan.frontends.values().map(n_endpoints).sum();
         self.last_round_us = u64::try_from(round.took.as_micros()).unwrap_or(u64::MAX);

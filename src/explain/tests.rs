@@ -11,8 +11,7 @@ struct Cli {
     args: Args,
 }
 
-const OBJECTS: &str = "\
-apiVersion: v1
+const OBJECTS: &str = r#"apiVersion: v1
 kind: Service
 metadata: {namespace: shop, name: web}
 spec:
@@ -50,6 +49,34 @@ ports: [{name: http, port: 8080}]
 endpoints: [{addresses: [10.244.1.2], nodeName: node-a}]
 ---
 apiVersion: v1
+kind: Service
+metadata: {namespace: shop, name: left, annotations: {fairlead.dev/capture: "false"}}
+spec: {clusterIP: 10.96.0.40, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {namespace: shop, name: weighted}
+spec: {clusterIP: 10.96.0.50, ports: [{port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata:
+  namespace: shop
+  name: weighted-1
+  labels: {kubernetes.io/service-name: weighted}
+  annotations: {fairlead.dev/weight: "3"}
+addressType: IPv4
+ports: [{port: 8080}]
+endpoints: [{addresses: [10.244.1.2], nodeName: node-a}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {namespace: shop, name: weighted-2, labels: {kubernetes.io/service-name: weighted}}
+addressType: IPv4
+ports: [{port: 8080}]
+endpoints: [{addresses: [10.244.1.3], nodeName: node-a}]
+---
+apiVersion: v1
 kind: Node
 metadata: {name: node-a}
 status: {addresses: [{type: InternalIP, address: 172.18.0.1}]}
@@ -58,7 +85,7 @@ apiVersion: v1
 kind: Node
 metadata: {name: node-b}
 status: {addresses: [{type: InternalIP, address: 172.18.0.2}]}
-";
+"#;
 
 fn check(packet: &str, more: &[&str], expected: &Expect) {
     let dir = tempfile::tempdir().unwrap();
@@ -212,6 +239,32 @@ fn an_address_that_nobody_has_yet() {
                       10.96.0.99 is in the Service CIDRs (10.96.0.0/16), but no Service has it: dropped
             kernel    not compared: no dataplane is pinned under /nonexistent/fairlead; if a proxy runs here, name its --bpffs"#]],
     );
+}
+
+#[test]
+fn a_service_that_is_left_to_somebody_else() {
+    check("10.244.1.9 10.96.0.40:80/tcp", &[], &expect![[r#"
+        10.244.1.9 → 10.96.0.40:80/tcp
+        outcome   not ours
+        because   10.244.1.9 counts as a pod of this node, by --cluster-cidr
+                  10.96.0.40 belongs to Service shop/left, which its annotation fairlead.dev/capture leaves to somebody else
+                  not ours: it goes where it would go without a proxy
+        kernel    not compared: no dataplane is pinned under /nonexistent/fairlead; if a proxy runs here, name its --bpffs"#]]);
+}
+
+#[test]
+fn endpoints_of_different_weight() {
+    check("10.244.1.9 10.96.0.50:80/tcp", &[], &expect![[r#"
+        10.244.1.9 → 10.96.0.50:80/tcp
+        Service   shop/weighted (cluster-ip)
+        outcome   to 10.244.1.2:8080 or 10.244.1.3:8080, not masqueraded
+        because   10.244.1.9 counts as a pod of this node, by --cluster-cidr
+                  10.96.0.50:80/tcp is a cluster IP of Service shop/weighted, its unnamed port (TCP)
+                  spec.internalTrafficPolicy is Cluster: every endpoint may serve
+                  endpoint 10.244.1.2:8080 may serve: ready, on this node, weight 3 (annotation fairlead.dev/weight)
+                  endpoint 10.244.1.3:8080 may serve: ready, on this node
+                  not masqueraded: the endpoint sees the client's address
+        kernel    not compared: no dataplane is pinned under /nonexistent/fairlead; if a proxy runs here, name its --bpffs"#]]);
 }
 
 #[test]

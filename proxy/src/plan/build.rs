@@ -304,12 +304,12 @@ impl<'a> ServiceBuild<'a> {
             affinity: self.service.session_affinity,
             serving: Arc::clone(&build.serving),
         };
-        if let Err(unsupported) = (self.context.supports)(&frontend) {
-            self.problem(&unsupported.field, format!("{key}: {}", unsupported.reason));
-            return;
-        }
         match self.frontends.get(&key).map(Arc::clone) {
             None => {
+                if let Err(unsupported) = (self.context.supports)(&frontend) {
+                    self.problem(&unsupported.field, format!("{key}: {}", unsupported.reason));
+                    self.plan.refused.insert(key);
+                }
                 self.frontends.insert(key, Arc::new(frontend));
             }
             // One address in two fields of one Service: the first kind says more about it.

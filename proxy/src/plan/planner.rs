@@ -184,9 +184,12 @@ impl Planner {
     /// the Service of that name changed.
     fn settle(&mut self, key: &FrontendKey, name: &NamespacedName, change: &mut PlanChange) {
         let claims = self.claims.get(key).map(Vec::as_slice).unwrap_or_default();
-        let winner = claims
-            .first()
-            .and_then(|claim| self.plan.services.get(&claim.service)?.frontend(key).cloned());
+        let first = claims.first().and_then(|claim| {
+            let service = self.plan.services.get(&claim.service)?;
+            Some((service.frontend(key).cloned()?, service.refused.contains(key)))
+        });
+        let winner =
+            first.as_ref().filter(|(_, refused)| !refused).map(|(first, _)| Arc::clone(first));
         let before = self.plan.frontends.get(key);
         let same_winner = winner.as_ref().zip(before).is_some_and(|(winner, before)| {
             (&winner.service.service, winner.kind) == (&before.service.service, before.kind)
@@ -203,7 +206,8 @@ impl Planner {
             claims.iter().enumerate().filter(|(_, claim)| !same_winner || claim.service == *name);
         let mut conflicts: BTreeMap<_, _> = BTreeMap::from([(name.clone(), None)]);
         for (idx, claim) in told {
-            let lost = (idx > 0).then(|| conflict(key, claim, winner.as_deref())).flatten();
+            let first = first.as_ref().filter(|_| idx > 0);
+            let lost = first.map(|(first, _)| conflict(key, claim, first));
             conflicts.insert(claim.service.clone(), lost);
         }
         for (service, conflict) in conflicts {
@@ -279,9 +283,8 @@ impl fmt::Debug for Planner {
 }
 
 /// What the loser of a frontend is told.
-fn conflict(key: &FrontendKey, loser: &Claim, winner: Option<&Frontend>) -> Option<Problem> {
-    let winner = winner?;
-    Some(Problem::new(
+fn conflict(key: &FrontendKey, loser: &Claim, winner: &Frontend) -> Problem {
+    Problem::new(
         format_args!("Service {}", loser.service),
         loser.kind.field(),
         format_args!(
@@ -289,5 +292,5 @@ fn conflict(key: &FrontendKey, loser: &Claim, winner: Option<&Frontend>) -> Opti
             winner.service.service,
             winner.kind.name(),
         ),
-    ))
+    )
 }

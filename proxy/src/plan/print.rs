@@ -47,7 +47,11 @@ impl Plan {
                     writeln!(f, ": lost to Service {}", winner.service.service)?;
                     continue;
                 }
-                _ => writeln!(f)?,
+                Some(_) => writeln!(f)?,
+                None => {
+                    writeln!(f, ": left out")?;
+                    continue;
+                }
             }
             write!(f, "{frontend}")?;
         }

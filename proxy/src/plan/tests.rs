@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use expect_test::expect;
 use model::cluster::{Change, Cluster, Dirty};
@@ -9,9 +10,10 @@ use model::endpoint::{Conditions, Endpoint, EndpointPort, EndpointSlice};
 use model::name::{Family, NamespacedName, Protocol};
 use model::service::{Service, ServicePort, ServiceType, TrafficPolicy};
 
+use crate::backend::Unsupported;
 use crate::config::{DetectLocal, NodeConfig};
 use crate::delta::{Actual, Op, delta};
-use crate::plan::{At, FrontendKey, FrontendKind, Planner, Target, plan};
+use crate::plan::{At, Frontend, FrontendKey, FrontendKind, Planner, Target, plan};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -123,6 +125,53 @@ fn the_loser_of_an_address_takes_it_over_when_the_winner_goes() {
     assert_eq!(winner(&planner).as_deref(), Some("shop/late"));
     assert_eq!(planner.plan().problems().count(), 0);
     assert!(change.problems && !change.is_empty());
+}
+
+#[test]
+fn what_the_backend_cannot_do_is_left_out_as_a_problem_and_its_claim_stays() {
+    let mut cluster = Cluster::new("node-a");
+    let mut first = service("first", "10.96.0.1");
+    let mut second = service("second", "10.96.0.2");
+    first.external_ips = vec![ip("203.0.113.1")];
+    first.session_affinity = Some(Duration::from_secs(60));
+    second.external_ips = vec![ip("203.0.113.1")];
+    cluster.apply(Change::Service(Arc::new(first.clone())));
+    cluster.apply(Change::Service(Arc::new(second)));
+    let supports = |frontend: &Frontend| match frontend.affinity {
+        None => Ok(()),
+        Some(_) => Err(Unsupported {
+            field: "spec.sessionAffinity".to_owned(),
+            reason: "this backend has none; set it to None".to_owned(),
+        }),
+    };
+    let mut planner = Planner::new(NodeConfig::new("node-a")).supporting(Arc::new(supports));
+    planner.replan(&cluster.snapshot(), &Dirty::everything());
+
+    let served: Vec<String> = planner.plan().frontends.keys().map(ToString::to_string).collect();
+    assert_eq!(served, ["10.96.0.2:80/tcp"]);
+    let problems: Vec<String> = planner.plan().problems().map(ToString::to_string).collect();
+    assert_eq!(
+        problems,
+        [
+            "Service shop/first: spec.sessionAffinity: 10.96.0.1:80/tcp: this backend has none; \
+             set it to None",
+            "Service shop/first: spec.sessionAffinity: 203.0.113.1:80/tcp: this backend has none; \
+             set it to None",
+            "Service shop/second: spec.externalIPs: 203.0.113.1:80/tcp is already served for \
+             Service shop/first (external-ip); remove it from one of the two",
+        ]
+    );
+    let text = planner.plan().to_string();
+    assert!(text.contains("  203.0.113.1:80/tcp external-ip: left out\n"), "{text}");
+
+    // As soon as it can be done it is, and by the one who had the claim.
+    first.session_affinity = None;
+    let dirty = cluster.apply(Change::Service(Arc::new(first)));
+    let change = planner.replan(&cluster.snapshot(), &dirty);
+    let winner = &planner.plan().frontends[&key("203.0.113.1")];
+    assert_eq!(winner.service.to_string(), "shop/first");
+    assert!(change.frontends.contains_key(&key("203.0.113.1")));
+    assert_eq!(planner.plan().problems().count(), 1);
 }
 
 #[test]
