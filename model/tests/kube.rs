@@ -6,6 +6,8 @@
     reason = "a test that stops at the line at fault says most"
 )]
 
+#[path = "kube/events.rs"]
+mod events;
 #[path = "kube/server.rs"]
 mod server;
 

@@ -243,18 +243,25 @@ fn an_address_that_nobody_has_yet() {
 
 #[test]
 fn a_service_that_is_left_to_somebody_else() {
-    check("10.244.1.9 10.96.0.40:80/tcp", &[], &expect![[r#"
+    check(
+        "10.244.1.9 10.96.0.40:80/tcp",
+        &[],
+        &expect![[r#"
         10.244.1.9 → 10.96.0.40:80/tcp
         outcome   not ours
         because   10.244.1.9 counts as a pod of this node, by --cluster-cidr
                   10.96.0.40 belongs to Service shop/left, which its annotation fairlead.dev/capture leaves to somebody else
                   not ours: it goes where it would go without a proxy
-        kernel    not compared: no dataplane is pinned under /nonexistent/fairlead; if a proxy runs here, name its --bpffs"#]]);
+        kernel    not compared: no dataplane is pinned under /nonexistent/fairlead; if a proxy runs here, name its --bpffs"#]],
+    );
 }
 
 #[test]
 fn endpoints_of_different_weight() {
-    check("10.244.1.9 10.96.0.50:80/tcp", &[], &expect![[r#"
+    check(
+        "10.244.1.9 10.96.0.50:80/tcp",
+        &[],
+        &expect![[r#"
         10.244.1.9 → 10.96.0.50:80/tcp
         Service   shop/weighted (cluster-ip)
         outcome   to 10.244.1.2:8080 or 10.244.1.3:8080, not masqueraded
@@ -264,7 +271,8 @@ fn endpoints_of_different_weight() {
                   endpoint 10.244.1.2:8080 may serve: ready, on this node, weight 3 (annotation fairlead.dev/weight)
                   endpoint 10.244.1.3:8080 may serve: ready, on this node
                   not masqueraded: the endpoint sees the client's address
-        kernel    not compared: no dataplane is pinned under /nonexistent/fairlead; if a proxy runs here, name its --bpffs"#]]);
+        kernel    not compared: no dataplane is pinned under /nonexistent/fairlead; if a proxy runs here, name its --bpffs"#]],
+    );
 }
 
 #[test]

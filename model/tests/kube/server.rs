@@ -1,5 +1,5 @@
-//! A fake API server on loopback. The test answers every call about Services itself; the other
-//! kinds list what the test put there and are quiet from then on.
+//! A fake API server on loopback. The test answers every call about Services and Events itself;
+//! the other kinds list what the test put there and are quiet from then on.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 type Body = BoxBody<Bytes, std::io::Error>;
 
-const SCRIPTED: &str = "services";
+const SCRIPTED: [&str; 2] = ["services", "events"];
 
 pub(crate) struct Server {
     port: u16,
@@ -44,6 +44,8 @@ pub(crate) struct Seen {
     pub(crate) path: String,
     pub(crate) accept: String,
     query: String,
+    method: String,
+    body: Bytes,
 }
 
 /// A call that waits for its answer.
@@ -78,12 +80,14 @@ impl Server {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// The next call about Services. From the first one on, the other kinds answer.
+    /// The next call about a scripted kind, which must be this one. From the first call on, the
+    /// other kinds answer.
     pub(crate) async fn next(&mut self, kind: &str) -> Call {
-        assert_eq!(kind, SCRIPTED);
         self.answer_quietly();
         let next = timeout(Duration::from_secs(20), self.scripted.recv()).await;
-        next.expect("a call in time").unwrap()
+        let next = next.expect("a call in time").unwrap();
+        assert!(next.seen.is_about(kind), "about {kind}: {:?}", next.seen);
+        next
     }
 
     /// An object of another kind.
@@ -102,6 +106,10 @@ impl Server {
 }
 
 impl Seen {
+    fn is_about(&self, kind: &str) -> bool {
+        self.path.split('/').rev().take(2).any(|part| part == kind)
+    }
+
     /// A parameter, decoded as far as selectors need it; empty when absent.
     pub(crate) fn query(&self, key: &str) -> String {
         let mut pairs = self.query.split('&').filter_map(|pair| pair.split_once('='));
@@ -111,6 +119,18 @@ impl Seen {
 }
 
 impl Call {
+    pub(crate) fn path(&self) -> &str {
+        &self.seen.path
+    }
+
+    pub(crate) fn method(&self) -> &str {
+        &self.seen.method
+    }
+
+    pub(crate) fn body(&self) -> Value {
+        serde_json::from_slice(&self.seen.body).unwrap()
+    }
+
     pub(crate) fn query(&self, key: &str) -> String {
         self.seen.query(key)
     }
@@ -162,14 +182,17 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
 }
 
 async fn answer(request: Request<Incoming>, shared: &Shared) -> Response<Body> {
-    let accept = request.headers().get("accept").and_then(|value| value.to_str().ok());
+    let (head, body) = request.into_parts();
+    let accept = head.headers.get("accept").and_then(|value| value.to_str().ok());
     let seen = Seen {
-        path: request.uri().path().to_owned(),
+        path: head.uri.path().to_owned(),
         accept: accept.unwrap_or_default().to_owned(),
-        query: request.uri().query().unwrap_or_default().to_owned(),
+        query: head.uri.query().unwrap_or_default().to_owned(),
+        method: head.method.to_string(),
+        body: body.collect().await.unwrap().to_bytes(),
     };
     let kind = seen.path.rsplit('/').next().unwrap().to_owned();
-    if kind == SCRIPTED {
+    if SCRIPTED.iter().any(|scripted| seen.is_about(scripted)) {
         let (sender, receiver) = oneshot::channel();
         shared.scripted.send(Call { seen, answer: sender }).await.unwrap();
         return receiver.await.unwrap_or_else(|_| json_response(500, &json!({})));
