@@ -19,9 +19,6 @@ impl AddressValue {
     pub const LOCAL: u32 = 1 << 2;
     /// It is this node's and serves node ports.
     pub const NODE_PORTS: u32 = 1 << 3;
-    /// A Service owns it, and it is this node's as well: as if none owned it.
-    pub const SHARED: u32 = 1 << 4;
-
     /// The value of an address.
     #[inline(always)]
     pub const fn new(addr: &Addr, flags: u32) -> Self {

@@ -6,16 +6,27 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use abi::addr::Addr;
-use abi::endpoint::Head;
+use abi::endpoint::{Endpoint, Head};
 
 use crate::mapped::MappedWords;
 
 /// Words of one `abi::endpoint::Endpoint`.
-const WORDS: usize = size_of::<abi::endpoint::Endpoint>() / size_of::<u64>();
+const WORDS: usize = size_of::<Endpoint>() / size_of::<u64>();
 
 /// The entries of all sets.
 #[derive(Debug)]
 pub struct Endpoints(MappedWords);
+
+/// One endpoint of a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Entry {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// What it is counted by.
+    pub id: u32,
+    /// Whether it is on this node.
+    pub local: bool,
+}
 
 impl Endpoints {
     pub(crate) fn new(map: impl AsFd, n_endpoints: u32) -> io::Result<Self> {
@@ -34,37 +45,38 @@ impl Endpoints {
 
     /// Writes a set to its range, which no head shows any more or yet. An entry bears no generation
     /// while it is being written, so that a program which still looks here notices.
-    pub fn write(&self, head: Head, set: impl IntoIterator<Item = SocketAddr>) {
-        for (address, index) in set.into_iter().take(head.length() as usize).zip(head.base()..) {
-            let Some([first, second, third, fourth]) = self.entry(index) else { return };
-            let [a, b, c, d] = Addr::from(address.ip()).words;
-            let port = u64::from(address.port().to_be());
+    pub fn write(&self, head: Head, set: impl IntoIterator<Item = Entry>) {
+        for (entry, index) in set.into_iter().take(head.length() as usize).zip(head.base()..) {
+            let Some([first, second, third, fourth]) = self.words(index) else { return };
+            let [a, b, c, d] = Addr::from(entry.address.ip()).words;
+            let port = u64::from(entry.address.port().to_be());
+            let flags = if entry.local { Endpoint::LOCAL } else { 0 };
             third.store(port, Ordering::Release);
             first.store(pair(a, b), Ordering::Release);
             second.store(pair(c, d), Ordering::Release);
-            fourth.store(0, Ordering::Release);
+            fourth.store(pair(entry.id, flags), Ordering::Release);
             third.store(port | u64::from(head.generation()) << 32, Ordering::Release);
         }
     }
 
     /// Reads a set back; entries that do not bear its generation are missing.
-    pub fn read(&self, head: Head) -> Vec<SocketAddr> {
-        (head.base()..head.base().saturating_add(head.length()))
-            .filter_map(|index| {
-                let [first, second, third, _] =
-                    self.entry(index)?.each_ref().map(|word| word.load(Ordering::Acquire));
-                if third >> 32 != u64::from(head.generation()) {
-                    return None;
-                }
-                let ((a, b), (c, d)) = (unpair(first), unpair(second));
-                #[expect(clippy::cast_possible_truncation, reason = "the low half of the word")]
-                let port = u16::from_be(third as u16);
-                Some(SocketAddr::new(Addr { words: [a, b, c, d] }.into(), port))
-            })
-            .collect()
+    pub fn read(&self, head: Head) -> impl Iterator<Item = Entry> + '_ {
+        (head.base()..head.base().saturating_add(head.length())).filter_map(move |index| {
+            let [first, second, third, fourth] =
+                self.words(index)?.each_ref().map(|word| word.load(Ordering::Acquire));
+            if third >> 32 != u64::from(head.generation()) {
+                return None;
+            }
+            let ((a, b), (c, d)) = (unpair(first), unpair(second));
+            let (id, flags) = unpair(fourth);
+            #[expect(clippy::cast_possible_truncation, reason = "the low half of the word")]
+            let port = u16::from_be(third as u16);
+            let address = SocketAddr::new(Addr { words: [a, b, c, d] }.into(), port);
+            Some(Entry { address, id, local: flags & Endpoint::LOCAL != 0 })
+        })
     }
 
-    fn entry(&self, index: u32) -> Option<&[AtomicU64; WORDS]> {
+    fn words(&self, index: u32) -> Option<&[AtomicU64; WORDS]> {
         let first = index as usize * WORDS;
         self.0.words().get(first..first + WORDS)?.first_chunk()
     }

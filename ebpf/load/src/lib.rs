@@ -15,8 +15,8 @@
 #![expect(unsafe_code, reason = "bpf(2) and memory-mapped maps")]
 
 pub mod activate;
+pub mod counts;
 pub mod endpoints;
-pub mod heads;
 mod mapped;
 mod mountinfo;
 pub mod object;
@@ -24,9 +24,11 @@ pub mod open;
 pub mod pinned;
 pub mod pins;
 pub mod probe;
+pub mod slots;
 mod sys;
 
 pub use aya::maps::MapError;
+pub use aya::maps::lpm_trie::Key as TrieKey;
 pub use mountinfo::cgroup2_mount;
-pub use open::{Capacity, Config, Dataplane, Log, OpenError};
+pub use open::{Addresses, Capacity, Config, Dataplane, Log, OpenError};
 pub use sys::netns_cookie;

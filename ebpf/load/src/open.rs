@@ -4,18 +4,23 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use abi::addr::Addr;
+use abi::address::{AddressValue, PrefixFlags, RangeKey};
 use abi::frontend::{FrontendKey, FrontendValue};
-use aya::maps::{Map, MapData, MapError};
+use abi::node::Node;
+use aya::maps::lpm_trie::LpmTrie;
+use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use aya::programs::ProgramError;
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use thiserror::Error;
 
 use crate::activate::{self, ActivateError};
+use crate::counts::Counts;
 use crate::endpoints::Endpoints;
-use crate::heads::Heads;
 use crate::object::{self, ReadObjectError};
-use crate::pins::{LockError, MAPS, Pins, WriterLock};
+use crate::pins::{LockError, MAPS, Pins, WRITTEN, WriterLock};
 use crate::probe::{self, ProbeError};
+use crate::slots::Slots;
 use crate::{mountinfo, sys};
 
 /// What to open, and where.
@@ -44,6 +49,9 @@ impl Config {
 /// The reader of the programs' log, in a build that has one.
 pub type Log = aya_log::EbpfLogger<&'static dyn log::Log>;
 
+/// `ADDRESSES`.
+pub type Addresses = HashMap<MapData, Addr, AddressValue>;
+
 /// How many entries the maps have that user space writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capacity {
@@ -54,9 +62,20 @@ pub struct Capacity {
 }
 
 impl Default for Capacity {
-    /// 65,536 frontends and 524,288 endpoints: about 20 MiB of kernel memory.
+    /// 65,536 frontends and 524,288 endpoints: about 70 MiB of kernel memory.
     fn default() -> Self {
         Self { frontends: 65_536, endpoints: 524_288 }
+    }
+}
+
+impl Capacity {
+    /// How many entries a map gets; `None` for one whose size is fixed.
+    fn of(self, map: &str) -> Option<u32> {
+        match map {
+            "FRONTENDS" | "SLOTS" | "SERVICE_COUNTS" => Some(self.frontends),
+            "ENDPOINTS" | "ENDPOINT_COUNTS" => Some(self.endpoints),
+            _ => None,
+        }
     }
 }
 
@@ -65,10 +84,12 @@ impl Default for Capacity {
 #[derive(Debug)]
 pub struct Dataplane {
     ebpf: Ebpf,
-    /// `HEADS`.
-    pub heads: Heads,
+    /// `SLOTS`.
+    pub slots: Slots,
     /// `ENDPOINTS`.
     pub endpoints: Endpoints,
+    /// `ENDPOINT_COUNTS` and `SERVICE_COUNTS`.
+    pub counts: Counts,
     pins: Pins,
     cgroup: PathBuf,
     adopted: bool,
@@ -159,26 +180,34 @@ impl Dataplane {
             .map_err(|source| OpenError::Io { what: pins.dir().display().to_string(), source })?;
         let reused = reusable(&pins, capacity);
         let mut loader = EbpfLoader::new();
-        loader
-            .map_max_entries("FRONTENDS", capacity.frontends)
-            .map_max_entries("HEADS", capacity.frontends)
-            .map_max_entries("ENDPOINTS", capacity.endpoints);
+        for name in WRITTEN {
+            if let Some(max_entries) = capacity.of(name) {
+                loader.map_max_entries(name, max_entries);
+            }
+        }
         for name in &reused {
             loader.map_pin_path(name, pins.map(name));
         }
         let mut ebpf = loader.load(object).map_err(OpenError::Load)?;
         load_programs(&mut ebpf)?;
 
-        let io = |what: &str| {
-            let what = what.to_owned();
-            move |source| OpenError::Io { what, source }
-        };
-        let heads = Heads::new(array(&ebpf, "HEADS")?.fd().as_fd(), capacity.frontends)
-            .map_err(io("the eBPF map HEADS"))?;
-        let endpoints = Endpoints::new(array(&ebpf, "ENDPOINTS")?.fd().as_fd(), capacity.endpoints)
-            .map_err(io("the eBPF map ENDPOINTS"))?;
-        let adopted = reused.contains(&"FRONTENDS");
-        Ok(Self { ebpf, heads, endpoints, pins, cgroup, adopted, _lock: lock })
+        let frontends = capacity.frontends;
+        let slots = Slots::new(array(&ebpf, "SLOTS")?.fd().as_fd(), frontends);
+        let endpoints = Endpoints::new(array(&ebpf, "ENDPOINTS")?.fd().as_fd(), capacity.endpoints);
+        let counts = Counts::new(
+            (array(&ebpf, "ENDPOINT_COUNTS")?.fd().as_fd(), capacity.endpoints),
+            (array(&ebpf, "SERVICE_COUNTS")?.fd().as_fd(), frontends),
+        );
+        Ok(Self {
+            slots: mapped("SLOTS", slots)?,
+            endpoints: mapped("ENDPOINTS", endpoints)?,
+            counts: mapped("the counts", counts)?,
+            adopted: reused.contains(&"FRONTENDS"),
+            ebpf,
+            pins,
+            cgroup,
+            _lock: lock,
+        })
     }
 
     /// Whether the maps that user space writes were left by a former process.
@@ -197,8 +226,46 @@ impl Dataplane {
     /// The object has no such map.
     pub fn frontends(
         &mut self,
-    ) -> Result<aya::maps::HashMap<&mut MapData, FrontendKey, FrontendValue>, OpenError> {
+    ) -> Result<HashMap<&mut MapData, FrontendKey, FrontendValue>, OpenError> {
         typed(&mut self.ebpf, "FRONTENDS")
+    }
+
+    /// `RANGES`: which sources may use a slot that asks. A value says nothing.
+    ///
+    /// # Errors
+    /// The object has no such map.
+    pub fn ranges(&mut self) -> Result<LpmTrie<&mut MapData, RangeKey, u32>, OpenError> {
+        typed(&mut self.ebpf, "RANGES")
+    }
+
+    /// `PREFIXES`.
+    ///
+    /// # Errors
+    /// The object has no such map.
+    pub fn prefixes(&mut self) -> Result<LpmTrie<&mut MapData, Addr, PrefixFlags>, OpenError> {
+        typed(&mut self.ebpf, "PREFIXES")
+    }
+
+    /// `NODE`, of one value.
+    ///
+    /// # Errors
+    /// The object has no such map.
+    pub fn node(&mut self) -> Result<Array<&mut MapData, Node>, OpenError> {
+        typed(&mut self.ebpf, "NODE")
+    }
+
+    /// `ADDRESSES`, for a writer of its own: addresses of the node come and go beside the plan.
+    ///
+    /// # Errors
+    /// The object has no such map, or there is no descriptor left.
+    pub fn addresses(&mut self) -> Result<Addresses, OpenError> {
+        const NAME: &str = "ADDRESSES";
+        let Some(Map::HashMap(data)) = self.ebpf.map(NAME) else { return Err(no_map(NAME)) };
+        let fd = data.fd().as_fd().try_clone_to_owned();
+        let fd = fd.map_err(|source| OpenError::Io { what: NAME.to_owned(), source })?;
+        MapData::from_fd(fd)
+            .and_then(|data| Map::HashMap(data).try_into())
+            .map_err(|source| OpenError::Map { name: NAME, source })
     }
 
     /// Pins the maps and attaches the programs, or swaps them for those that a former process
@@ -241,21 +308,15 @@ impl Drop for Dataplane {
     }
 }
 
-/// The maps of a former process that may be written on. Those that only user space writes go
-/// together: one of them alone means nothing.
+/// The maps of a former process that may be written on.
 fn reusable(pins: &Pins, capacity: Capacity) -> Vec<&'static str> {
     let fits = |name: &str| {
         let Some(max_entries) = activate::max_entries(&pins.map(name)) else { return false };
-        match name {
-            "FRONTENDS" | "HEADS" => max_entries == capacity.frontends,
-            "ENDPOINTS" => max_entries == capacity.endpoints,
-            _ => true,
-        }
+        capacity.of(name).is_none_or(|wanted| wanted == max_entries)
     };
-    let written = ["ENDPOINTS", "HEADS", "FRONTENDS"];
-    let all_written = written.iter().all(|name| fits(name));
+    let all_written = WRITTEN.iter().all(|name| fits(name));
     MAPS.into_iter()
-        .filter(|name| if written.contains(name) { all_written } else { fits(name) })
+        .filter(|name| if WRITTEN.contains(name) { all_written } else { fits(name) })
         .collect()
 }
 
@@ -289,6 +350,10 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<(), OpenError> {
         loaded.map_err(|source| OpenError::Program { name: name.to_owned(), source })?;
     }
     Ok(())
+}
+
+fn mapped<T>(what: &str, result: std::io::Result<T>) -> Result<T, OpenError> {
+    result.map_err(|source| OpenError::Io { what: format!("the eBPF map {what}"), source })
 }
 
 fn array<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, OpenError> {

@@ -12,8 +12,8 @@ use thiserror::Error;
 
 use crate::activate;
 use crate::endpoints::Endpoints;
-use crate::heads::Heads;
 use crate::pins::Pins;
+use crate::slots::Slots;
 
 /// The maps and links that are pinned under a directory.
 #[derive(Debug)]
@@ -29,8 +29,8 @@ pub struct PinnedPeers(HashMap<MapData, u64, UdpPeer>);
 #[derive(Debug)]
 pub struct Tables {
     frontends: HashMap<MapData, FrontendKey, FrontendValue>,
-    /// `HEADS`.
-    pub heads: Heads,
+    /// `SLOTS`.
+    pub slots: Slots,
     /// `ENDPOINTS`.
     pub endpoints: Endpoints,
 }
@@ -65,7 +65,7 @@ impl Pinned {
             .map_err(|error: MapError| ReadTablesError { path, reason: error.to_string() })?;
         Ok(Some(Tables {
             frontends,
-            heads: self.mapped("HEADS", |map, n| Heads::new(map.fd().as_fd(), n))?,
+            slots: self.mapped("SLOTS", |map, n| Slots::new(map.fd().as_fd(), n))?,
             endpoints: self.mapped("ENDPOINTS", |map, n| Endpoints::new(map.fd().as_fd(), n))?,
         }))
     }

@@ -15,8 +15,35 @@ use nix::fcntl::{Flock, FlockArg};
 use thiserror::Error;
 
 /// Maps that are pinned, in the order in which they are.
-pub(crate) const MAPS: [&str; 6] =
-    ["SOCKETS", "UDP_PEERS", "COUNTERS", "ENDPOINTS", "HEADS", "FRONTENDS"];
+pub(crate) const MAPS: [&str; 14] = [
+    "SOCKETS",
+    "UDP_PEERS",
+    "COUNTERS",
+    "DROPS",
+    "AFFINITY",
+    "ENDPOINT_COUNTS",
+    "SERVICE_COUNTS",
+    "NODE",
+    "PREFIXES",
+    "ADDRESSES",
+    "RANGES",
+    "ENDPOINTS",
+    "SLOTS",
+    "FRONTENDS",
+];
+
+/// Those of them that user space writes, which go together: one of them alone means nothing.
+pub(crate) const WRITTEN: [&str; 9] = [
+    "ENDPOINT_COUNTS",
+    "SERVICE_COUNTS",
+    "NODE",
+    "PREFIXES",
+    "ADDRESSES",
+    "RANGES",
+    "ENDPOINTS",
+    "SLOTS",
+    "FRONTENDS",
+];
 
 /// Ends the temporary name of what is being pinned; bpffs allows no dots.
 const FRESH: &str = "_new";

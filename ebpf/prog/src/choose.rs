@@ -5,9 +5,10 @@ use core::ffi::c_void;
 use abi::counter::Counter;
 use abi::endpoint::{Head, pick};
 use abi::frontend::FrontendKey;
+use abi::slot::Source;
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_loop};
 
-use crate::maps::{ENDPOINTS, FRONTENDS, HEADS, count};
+use crate::maps::{ENDPOINTS, FRONTENDS, SLOTS, count};
 use crate::peer::Peer;
 
 /// How often a set is looked at before giving up. Between two looks the set must have been replaced
@@ -48,7 +49,7 @@ pub(crate) fn choose(slot: u32) -> Choice {
     for look in 0..LOOKS {
         let Some(head) = head(slot) else { return Choice::Nobody };
         if head.length() == 0 {
-            return if head.0 == Head::DROP.0 { Choice::Nowhere } else { Choice::Nobody };
+            return if head == Head::DROP { Choice::Nowhere } else { Choice::Nobody };
         }
         // SAFETY: takes nothing, returns a number.
         let random = unsafe { bpf_get_prandom_u32() };
@@ -102,9 +103,11 @@ extern "C" fn look_at(index: u32, search: *mut Search) -> i64 {
 
 #[inline(always)]
 fn head(slot: u32) -> Option<Head> {
-    let head = HEADS.get_ptr(slot)?;
+    let slot = SLOTS.get_ptr(slot)?;
     // SAFETY: the verifier checked the pointer; one aligned word, stored whole by user space.
-    Some(unsafe { head.read_volatile() })
+    Some(unsafe {
+        (&raw const (*slot).heads).cast::<Head>().add(Source::Pod as usize).read_volatile()
+    })
 }
 
 /// The endpoint at that place of the set, unless the place belongs to another set by now.

@@ -1,28 +1,67 @@
 //! Every map, and the question that it answers.
 
+use abi::addr::Addr;
+use abi::address::{AddressValue, PrefixFlags, RangeKey};
+use abi::affinity::{AffinityKey, AffinityValue};
+use abi::count::{EndpointCounts, ServiceCounts};
 use abi::counter::Counter;
-use abi::endpoint::{Endpoint, Head};
+use abi::drop::Dropped;
+use abi::endpoint::Endpoint;
 use abi::frontend::{FrontendKey, FrontendValue};
+use abi::node::Node;
+use abi::slot::Slot;
 use abi::socket::{Socket, UdpPeer};
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
-use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, SkStorage};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage};
 use aya_ebpf::macros::btf_map;
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 
-// The loader sets the sizes of the first three from its configuration.
+// The loader sets the sizes of the first five from its configuration.
 
 /// Is this address a Service's, and in which slot does it stand?
 #[btf_map]
 pub(crate) static FRONTENDS: HashMap<FrontendKey, FrontendValue, 65_536> = HashMap::new();
 
-/// Where does a slot's set of endpoints lie, now?
+/// What becomes of new connections to a frontend, now?
 #[btf_map]
-pub(crate) static HEADS: Array<Head, 65_536, MMAPABLE> = Array::new();
+pub(crate) static SLOTS: Array<Slot, 65_536, MMAPABLE> = Array::new();
 
 /// Who serves?
 #[btf_map]
 pub(crate) static ENDPOINTS: Array<Endpoint, 524_288, MMAPABLE> = Array::new();
+
+/// What did an endpoint serve?
+#[btf_map]
+pub(crate) static ENDPOINT_COUNTS: Array<EndpointCounts, 524_288, MMAPABLE> = Array::new();
+
+/// What became of the rest that a Service port was asked?
+#[btf_map]
+pub(crate) static SERVICE_COUNTS: Array<ServiceCounts, 65_536, MMAPABLE> = Array::new();
+
+/// May this source use a frontend that asks?
+#[btf_map]
+pub(crate) static RANGES: LpmTrie<RangeKey, u32, 262_144> = LpmTrie::new();
+
+/// Which endpoint had this client of a Service port before?
+#[btf_map]
+pub(crate) static AFFINITY: LruHashMap<AffinityKey, AffinityValue, 65_536> = LruHashMap::new();
+
+/// Whose is this address?
+#[btf_map]
+pub(crate) static ADDRESSES: HashMap<Addr, AddressValue, 131_072> = HashMap::new();
+
+/// In which ranges is this address?
+#[btf_map]
+pub(crate) static PREFIXES: LpmTrie<Addr, PrefixFlags, 4_096> = LpmTrie::new();
+
+/// What holds for the node?
+#[btf_map]
+pub(crate) static NODE: Array<Node, 1> = Array::new();
+
+/// What was dropped just now, and why?
+#[btf_map]
+pub(crate) static DROPS: RingBuf<Dropped, 262_144> = RingBuf::new();
 
 /// What did this socket ask for, and what did it get?
 #[btf_map]

@@ -1,29 +1,41 @@
-//! eBPF: frontends, heads and endpoints in maps, read by programs at the socket.
+//! eBPF: frontends, slots and endpoints in maps, read by programs at sockets and at packets.
 //!
 //! ```text
-//!  Op::Put ─▶ write the set to a free range ─▶ store its head in the frontend's slot ─▶ old range
-//!             of ENDPOINTS                     (the publication)                        rests, then
-//!                                              └─ new frontend: its key to FRONTENDS    is free
+//!  Op::Put ─▶ write each set to a free range ─▶ store the heads in the frontend's slot ─▶ old range
+//!             of ENDPOINTS, unless it stands     (the publication)                         rests, then
+//!             there already                      └─ new frontend: its key to FRONTENDS      is free
 //! ```
 //!
-//! Every frontend has one slot for as long as it exists, so the hash map that leads to slots is
-//! written only when a frontend appears or goes. What a former process left is taken over: its
-//! slots and ranges stay where they are, and a put of what is there writes nothing.
+//! A frontend keeps its slot as long as its rules are the same, so the hash map that leads to slots
+//! is written only when a frontend appears, goes, or is another's. What a former process left is
+//! taken over: its slots and ranges stay where they are, and a put of what is there writes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::net::UnixDatagram;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use abi::endpoint::Head;
 use abi::frontend::{FrontendKey as Key, FrontendValue};
+use abi::slot::{N_HEADS, Rules, SERVING, Slot};
+use ipnet::IpNet;
 use load::Dataplane;
-use model::name::Protocol;
 
+mod addresses;
+mod can;
+mod encode;
+mod ids;
 mod look;
+mod node;
 mod ranges;
+mod sets;
 mod slots;
 
+pub use addresses::Addresses;
+use encode::{abi_key, frontend_key};
 pub use look::Look;
-use ranges::Ranges;
+use node::NodeMaps;
+use sets::{Members, NoRange, Sets};
 use slots::Slots;
 
 use crate::backend::{
@@ -31,11 +43,14 @@ use crate::backend::{
     Holds, PrepareError, ReadError, RetireError, Unsupported,
 };
 use crate::delta::{Actual, Held, Op};
-use crate::plan::{At, EndpointSet, Frontend, FrontendKey, FrontendKind, Masquerade, Target};
+use crate::plan::{Frontend, FrontendKey, Masquerade, Route, SourceKind, Target, Undefined};
 
 /// How long a range or a slot rests before it is used again. A program that read a head before the
 /// change is done with it microseconds later.
 const REST: Duration = Duration::from_secs(1);
+
+/// All sockets are translated.
+const SOCKETS: u64 = abi::node::Node::SOCKETS_NODE | abi::node::Node::SOCKETS_PODS;
 
 /// The eBPF dataplane of one node.
 #[derive(Debug)]
@@ -48,18 +63,15 @@ pub struct Ebpf {
 #[derive(Debug)]
 struct Opened {
     dataplane: Dataplane,
-    programmed: BTreeMap<Key, Programmed>,
-    ranges: Ranges,
+    /// By key, the slot.
+    programmed: BTreeMap<Key, u32>,
     slots: Slots,
-    generation: u32,
+    sets: Sets,
+    /// By slot, what `RANGES` has for it; also for slots that were let go.
+    source_ranges: BTreeMap<u32, BTreeSet<IpNet>>,
+    addresses: Arc<Mutex<Addresses>>,
+    node: NodeMaps,
     started: Instant,
-}
-
-/// What stands in the maps for one frontend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Programmed {
-    slot: u32,
-    head: Head,
 }
 
 impl Ebpf {
@@ -73,51 +85,17 @@ impl Ebpf {
         self.opened.as_mut().map(|opened| &mut opened.dataplane)
     }
 
+    /// The addresses of the node, for whoever follows them; after [`Backend::prepare`].
+    pub fn addresses(&self) -> Option<Arc<Mutex<Addresses>>> {
+        self.opened.as_ref().map(|opened| Arc::clone(&opened.addresses))
+    }
+
     /// Whether it can do what a frontend asks; needs no opened dataplane.
     ///
     /// # Errors
     /// What it cannot do, naming the Service's field.
     pub fn can(frontend: &Frontend) -> Result<(), Unsupported> {
-        let refuse = |field: &str, reason: &str| {
-            Err(Unsupported { field: field.to_owned(), reason: reason.to_owned() })
-        };
-        if frontend.kind != FrontendKind::ClusterIp {
-            return refuse(
-                frontend.kind.field(),
-                "the eBPF mode routes cluster IPs only; node ports, load balancer and external \
-                 addresses are left to another proxy",
-            );
-        }
-        if frontend.service.protocol == Protocol::Sctp {
-            return refuse("spec.ports[].protocol", "the eBPF mode routes TCP and UDP only");
-        }
-        if frontend.affinity.is_some() {
-            return refuse(
-                "spec.sessionAffinity",
-                "the eBPF mode has no ClientIP affinity; set it to None",
-            );
-        }
-        if frontend.routes.pod.masquerade == Masquerade::Always {
-            return refuse(
-                "--masquerade-all",
-                "the eBPF mode keeps the source of pods; start without this flag",
-            );
-        }
-        if let Target::Endpoints(set) = &frontend.routes.pod.target {
-            if !set.is_uniform() {
-                return refuse(
-                    "metadata.annotations[fairlead.dev/weight]",
-                    "the eBPF mode chooses among endpoints with equal weight; remove it",
-                );
-            }
-            if set.len() > Head::MAX_LENGTH as usize {
-                return refuse(
-                    "endpoints",
-                    "more than 262,143 endpoints of one Service; split the Service",
-                );
-            }
-        }
-        Ok(())
+        can::can(frontend)
     }
 }
 
@@ -139,8 +117,9 @@ impl Backend for Ebpf {
             .keys()
             .filter_map(|key| Some((frontend_key(key)?, Held::Unknown)))
             .collect();
+        let addresses = opened.addresses().owned().map(|address| (address, None)).collect();
         self.opened = Some(opened);
-        Ok(Actual { frontends, ..Actual::default() })
+        Ok(Actual { frontends, addresses, settings: None })
     }
 
     fn apply(&mut self, ops: &[Op]) -> Applied {
@@ -201,102 +180,235 @@ impl Opened {
             .iter()
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| PrepareError::new("cannot read the frontends in the kernel", error))?;
-        let mut ranges = Ranges::new(dataplane.endpoints.len());
-        let mut slots = Slots::new(dataplane.heads.len());
+        let mut slots = Slots::new(dataplane.slots.len());
         let mut programmed = BTreeMap::new();
-        let mut generation = 0;
         for (key, value) in entries {
             let Some(slot) = value.slot(&key) else { continue };
-            let head = dataplane.heads.get(slot);
             slots.take(slot);
-            ranges.take(head.base(), head.length());
-            generation = generation.max(head.generation());
-            programmed.insert(key, Programmed { slot, head });
+            programmed.insert(key, slot);
         }
-        Ok(Self { dataplane, programmed, ranges, slots, generation, started: Instant::now() })
+        let contents = programmed.values().map(|slot| dataplane.slots.get(*slot));
+        let sets = Sets::adopt(&dataplane, contents);
+        let source_ranges = node::source_ranges(&mut dataplane).map_err(|error| {
+            PrepareError::new("cannot read the source ranges in the kernel", error)
+        })?;
+        let addresses = dataplane
+            .addresses()
+            .map_err(|error| PrepareError::new("cannot read the addresses in the kernel", error))?;
+        let addresses = Addresses::adopt(addresses)
+            .map_err(|error| PrepareError::new("cannot read the addresses in the kernel", error))?;
+        let netns = UnixDatagram::unbound()
+            .and_then(load::netns_cookie)
+            .map_err(|error| PrepareError::new("cannot tell this network namespace", error))?;
+        Ok(Self {
+            dataplane,
+            programmed,
+            slots,
+            sets,
+            source_ranges,
+            addresses: Arc::new(Mutex::new(addresses)),
+            node: NodeMaps::new(netns, SOCKETS),
+            started: Instant::now(),
+        })
+    }
+
+    fn addresses(&self) -> MutexGuard<'_, Addresses> {
+        // Whoever panicked while it held the lock left at worst an entry that is written again.
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn apply(&mut self, op: &Op) -> Result<Effect, ApplyError> {
         let now = self.started.elapsed();
         match op {
-            Op::Put { key, frontend } => match abi_key(key) {
-                Some(kernel_key) => self.put(kernel_key, key, &Wanted::from(&**frontend), now),
-                None => Ok(Effect::Unchanged),
-            },
-            Op::Remove { key } => match abi_key(key) {
-                Some(kernel_key) => self.remove(kernel_key, key, now),
-                None => Ok(Effect::Unchanged),
-            },
-            // They matter to packets, which this dataplane does not see: sockets that name a port
-            // that no Service has are left alone.
-            Op::Settings(_) | Op::Own { .. } | Op::Disown { .. } => Ok(Effect::Unchanged),
+            Op::Put { key, frontend } => self.put(key, frontend, now),
+            Op::Remove { key } => self.remove(key, now),
+            Op::Settings(settings) => {
+                let written = self.node.write(&mut self.dataplane, settings)?;
+                let node_ports = settings.node_ports.clone();
+                let served = self.addresses().serve_node_ports(node_ports);
+                served
+                    .map(|served| effect(written || served))
+                    .map_err(|error| doing("cannot write the node's addresses", &error))
+            }
+            Op::Own { address, undefined } => self.own(*address, Some(*undefined)),
+            Op::Disown { address } => self.own(*address, None),
         }
+    }
+
+    fn own(
+        &self,
+        address: std::net::IpAddr,
+        undefined: Option<Undefined>,
+    ) -> Result<Effect, ApplyError> {
+        self.addresses()
+            .own(address, undefined)
+            .map(effect)
+            .map_err(|error| doing(format_args!("cannot write address {address}"), &error))
     }
 
     fn put(
         &mut self,
-        key: Key,
         name: &FrontendKey,
-        wanted: &Wanted<'_>,
+        frontend: &Frontend,
         now: Duration,
     ) -> Result<Effect, ApplyError> {
-        let known = self.programmed.get(&key).copied();
-        if known.is_some_and(|known| self.shows(known.head, wanted)) {
-            return Ok(Effect::Unchanged);
-        }
-        let head = self.write_set(name, wanted, now)?;
-        match known {
-            Some(Programmed { slot, head: before }) => {
-                self.dataplane.heads.publish(slot, head);
-                self.ranges.rest(before.base(), before.length(), now + REST);
-                self.programmed.insert(key, Programmed { slot, head });
+        let key = abi_key(name);
+        let known = self.programmed.get(&key).map(|slot| (*slot, self.dataplane.slots.get(*slot)));
+        let service_name = (frontend.service.clone(), name.at.family());
+        let known_service = known.map(|(_, slot)| slot.rules.service());
+        let Some(service) = self.sets.service(&self.dataplane, &service_name, known_service) else {
+            let doing = format!("no room for the Service port of {name}: all ids are in use");
+            return Err(no_room(doing, false));
+        };
+        let outcome = self.content(name, frontend, service, now).and_then(|content| match known {
+            Some((slot, before)) if self.keeps_slot(slot, &before, &content, frontend) => {
+                Ok(self.replace(slot, &before, &content))
             }
-            None => {
-                let slot = self.new_frontend(key, name, head, now).inspect_err(|_| {
-                    self.ranges.rest(head.base(), head.length(), now);
-                })?;
-                self.programmed.insert(key, Programmed { slot, head });
-            }
+            _ => self.move_to_new_slot(name, frontend, &content, now),
+        });
+        // Sets that nobody shows: those before, or, if it failed, those that were to come.
+        for service in known_service.into_iter().chain([service]) {
+            self.sets.sweep(&self.dataplane, service, now);
+            self.sets.forget_if_unused(service);
         }
-        Ok(Effect::Written)
+        outcome
     }
 
-    fn new_frontend(
+    /// What a slot has to show; its sets are written.
+    fn content(
         &mut self,
-        key: Key,
         name: &FrontendKey,
-        head: Head,
+        frontend: &Frontend,
+        service: u32,
         now: Duration,
-    ) -> Result<u32, ApplyError> {
+    ) -> Result<Slot, ApplyError> {
+        let mut heads = [Head::REJECT; N_HEADS];
+        for source in [SourceKind::Pod, SourceKind::Node, SourceKind::Outside] {
+            let route = frontend.routes.from(source);
+            let head = match &route.target {
+                Target::Endpoints(set) => self
+                    .head(name, service, Members::Chosen(set), now)?
+                    .with_masquerade(masquerades(route)),
+                Target::Reject => Head::REJECT,
+                Target::Drop => Head::DROP,
+            };
+            if let Some(place) = heads.get_mut(look::index(source)) {
+                *place = head;
+            }
+        }
+        if !frontend.serving.is_empty() {
+            heads[SERVING] = self.head(name, service, Members::Serving(&frontend.serving), now)?;
+        }
+        let affinity = frontend.affinity.map_or(0, |timeout| timeout.as_secs());
+        let rules = Rules::new(
+            service,
+            u32::try_from(affinity).unwrap_or(u32::MAX),
+            encode::kind(frontend.kind),
+            frontend.source_ranges.is_some(),
+        );
+        Ok(Slot { heads, rules, pad: [0; 3] })
+    }
+
+    fn head(
+        &mut self,
+        name: &FrontendKey,
+        service: u32,
+        members: Members<'_>,
+        now: Duration,
+    ) -> Result<Head, ApplyError> {
+        self.sets.head(&self.dataplane, service, members, now).map_err(|error| {
+            let NoRange { wanted, used, len, resting } = error;
+            no_room(
+                format!(
+                    "no room for the {wanted} endpoints of frontend {name}: {used} of {len} are in \
+                     use"
+                ),
+                resting,
+            )
+        })
+    }
+
+    /// Whether the rules are the same but for the time of the affinity.
+    fn keeps_slot(&self, slot: u32, before: &Slot, content: &Slot, frontend: &Frontend) -> bool {
+        let (is, will_be) = (before.rules, content.rules);
+        let same_ranges = match (&frontend.source_ranges, self.source_ranges.get(&slot)) {
+            (Some(ranges), Some(known)) => known.iter().eq(ranges.iter()),
+            (Some(_), None) => false,
+            (None, _) => true,
+        };
+        same_ranges
+            && Rules::new(is.service(), will_be.affinity(), is.kind(), is.has_ranges()) == will_be
+    }
+
+    /// Shows something else in a slot that is in use.
+    fn replace(&mut self, slot: u32, before: &Slot, content: &Slot) -> Effect {
+        if before == content {
+            return Effect::Unchanged;
+        }
+        if before.rules != content.rules {
+            self.dataplane.slots.set_rules(slot, content.rules);
+        }
+        for (index, (is, will_be)) in before.heads.iter().zip(content.heads).enumerate() {
+            if *is != will_be {
+                self.dataplane.slots.publish(slot, index, will_be);
+            }
+        }
+        self.sets.show(content.rules.service(), &content.heads);
+        self.sets.hide(before.rules.service(), &before.heads);
+        Effect::Written
+    }
+
+    /// Fills another slot whole, then leads the key there.
+    fn move_to_new_slot(
+        &mut self,
+        name: &FrontendKey,
+        frontend: &Frontend,
+        content: &Slot,
+        now: Duration,
+    ) -> Result<Effect, ApplyError> {
+        let key = abi_key(name);
         let Some(slot) = self.slots.claim(now) else {
             return Err(no_room(
                 format!("no room for frontend {name}: all {} are in use", self.slots.len()),
                 self.slots.resting(),
             ));
         };
-        self.dataplane.heads.publish(slot, head);
-        let written = match self.dataplane.frontends() {
-            Ok(mut map) => {
-                map.insert(key, FrontendValue::new(&key, slot), 0).map_err(|error| retry(&error))
-            }
-            Err(error) => Err(retry(&error)),
-        };
-        written.map(|()| slot).map_err(|mut error| {
+        self.dataplane.slots.fill(slot, content);
+        let ranges = frontend.source_ranges.as_deref().unwrap_or_default();
+        let led = self.write_ranges(slot, ranges).and_then(|()| {
+            let written = match self.dataplane.frontends() {
+                Ok(mut map) => map.insert(key, FrontendValue::new(&key, slot), 0),
+                Err(error) => return Err(retry(&error)),
+            };
+            written.map_err(|error| retry(&error))
+        });
+        led.map_err(|mut error| {
+            self.dataplane.slots.let_go(slot);
             self.slots.rest(slot, now);
             error.doing = format!("cannot add frontend {name}: {}", error.doing);
             error
-        })
+        })?;
+        self.sets.show(content.rules.service(), &content.heads);
+        self.sets.add_frontend(content.rules.service());
+        if let Some(before) = self.programmed.insert(key, slot) {
+            self.let_go(before, now);
+        }
+        Ok(Effect::Written)
     }
 
-    fn remove(
-        &mut self,
-        key: Key,
-        name: &FrontendKey,
-        now: Duration,
-    ) -> Result<Effect, ApplyError> {
-        let Some(Programmed { slot, head }) = self.programmed.get(&key).copied() else {
-            return Ok(Effect::Unchanged);
-        };
+    /// Gives a slot that no key leads to these source ranges, and none of those it had before.
+    fn write_ranges(&mut self, slot: u32, ranges: &[IpNet]) -> Result<(), ApplyError> {
+        let known = self.source_ranges.entry(slot).or_default();
+        let written = node::write_source_ranges(&mut self.dataplane, slot, known, ranges);
+        if known.is_empty() {
+            self.source_ranges.remove(&slot);
+        }
+        written
+    }
+
+    fn remove(&mut self, name: &FrontendKey, now: Duration) -> Result<Effect, ApplyError> {
+        let key = abi_key(name);
+        let Some(slot) = self.programmed.get(&key).copied() else { return Ok(Effect::Unchanged) };
         let removed = match self.dataplane.frontends() {
             Ok(mut map) => match map.remove(&key) {
                 Err(error) if !is_absent(&error) => Err(retry(&error)),
@@ -309,85 +421,35 @@ impl Opened {
             error
         })?;
         self.programmed.remove(&key);
-        self.slots.rest(slot, now + REST);
-        self.ranges.rest(head.base(), head.length(), now + REST);
+        let service = self.let_go(slot, now);
+        self.sets.sweep(&self.dataplane, service, now);
+        self.sets.forget_if_unused(service);
         Ok(Effect::Written)
     }
 
-    /// Writes a set where nobody looks; it shows once its head is published.
-    fn write_set(
-        &mut self,
-        name: &FrontendKey,
-        wanted: &Wanted<'_>,
-        now: Duration,
-    ) -> Result<Head, ApplyError> {
-        let Wanted::Endpoints(set) = wanted else { return Ok(wanted.empty_head()) };
-        let length = u32::try_from(set.len()).unwrap_or(u32::MAX);
-        let Some(base) = self.ranges.claim(length, now) else {
-            return Err(no_room(
-                format!(
-                    "no room for the {length} endpoints of frontend {name}: {} of {} are in use",
-                    self.ranges.used(),
-                    self.ranges.len(),
-                ),
-                self.ranges.resting(),
-            ));
-        };
-        self.generation =
-            if self.generation >= Head::MAX_GENERATION { 1 } else { self.generation + 1 };
-        let head = Head::new(base, length, self.generation);
-        self.dataplane.endpoints.write(head, set.iter().map(|endpoint| endpoint.address));
-        Ok(head)
-    }
-
-    /// Whether a head shows just what is wanted.
-    fn shows(&self, head: Head, wanted: &Wanted<'_>) -> bool {
-        match wanted {
-            Wanted::Endpoints(set) => {
-                head.length() as usize == set.len()
-                    && self
-                        .dataplane
-                        .endpoints
-                        .read(head)
-                        .iter()
-                        .eq(set.iter().map(|endpoint| &endpoint.address))
-            }
-            Wanted::Reject | Wanted::Drop => head == wanted.empty_head(),
-        }
+    /// A slot to which no key leads any more; returns its Service port.
+    fn let_go(&mut self, slot: u32, now: Duration) -> u32 {
+        let before = self.dataplane.slots.get(slot);
+        let service = before.rules.service();
+        self.dataplane.slots.let_go(slot);
+        self.slots.rest(slot, now + REST);
+        self.sets.hide(service, &before.heads);
+        self.sets.remove_frontend(service);
+        service
     }
 
     fn holds(&self, key: &FrontendKey, desired: &Frontend) -> Holds {
-        let slot = abi_key(key).and_then(|key| self.programmed.get(&key)).map(|known| known.slot);
-        look::held(&self.dataplane.heads, &self.dataplane.endpoints, slot).compare(desired)
+        let slot = self.programmed.get(&abi_key(key)).copied();
+        look::held(&self.dataplane.slots, &self.dataplane.endpoints, slot).compare(desired)
     }
 }
 
-/// What the maps can express.
-#[derive(Debug)]
-enum Wanted<'a> {
-    Endpoints(&'a EndpointSet),
-    Reject,
-    Drop,
+fn masquerades(route: &Route) -> bool {
+    route.masquerade == Masquerade::Always
 }
 
-impl<'a> From<&'a Frontend> for Wanted<'a> {
-    /// Sockets of this node are its pods' and its own: for a cluster IP both have the same route.
-    fn from(frontend: &'a Frontend) -> Self {
-        match &frontend.routes.pod.target {
-            Target::Endpoints(set) => Self::Endpoints(set),
-            Target::Reject => Self::Reject,
-            Target::Drop => Self::Drop,
-        }
-    }
-}
-
-impl Wanted<'_> {
-    const fn empty_head(&self) -> Head {
-        match self {
-            Self::Drop => Head::DROP,
-            Self::Endpoints(_) | Self::Reject => Head::REJECT,
-        }
-    }
+const fn effect(written: bool) -> Effect {
+    if written { Effect::Written } else { Effect::Unchanged }
 }
 
 const NOT_PREPARED: &str = "the eBPF dataplane was not prepared";
@@ -411,26 +473,13 @@ fn retry(error: &impl std::fmt::Display) -> ApplyError {
     }
 }
 
+/// The same, naming what was being done.
+fn doing(what: impl std::fmt::Display, error: &impl std::fmt::Display) -> ApplyError {
+    ApplyError { doing: format!("{what}: {error}"), ..retry(error) }
+}
+
 fn is_absent(error: &load::MapError) -> bool {
     matches!(error, load::MapError::KeyNotFound)
         || matches!(error, load::MapError::SyscallError(error)
             if error.io_error.kind() == std::io::ErrorKind::NotFound)
-}
-
-/// The key in the map; node ports have none in this dataplane.
-fn abi_key(key: &FrontendKey) -> Option<Key> {
-    match key.at {
-        At::Address(address) => {
-            Some(Key::new(address.into(), key.port.to_be(), key.protocol.number()))
-        }
-        At::NodePort(_) => None,
-    }
-}
-
-/// The key in the plan.
-fn frontend_key(key: &Key) -> Option<FrontendKey> {
-    let protocol = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
-        .into_iter()
-        .find(|protocol| protocol.number() == key.protocol)?;
-    Some(FrontendKey { at: At::Address(key.addr.into()), port: u16::from_be(key.port), protocol })
 }

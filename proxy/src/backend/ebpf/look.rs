@@ -4,12 +4,13 @@
 use std::path::Path;
 
 use abi::endpoint::Head;
+use abi::slot::Source;
 use load::endpoints::Endpoints;
-use load::heads::Heads;
 use load::pinned::{Pinned, Tables};
+use load::slots::Slots;
 
 use crate::backend::ReadError;
-use crate::backend::ebpf::abi_key;
+use crate::backend::ebpf::encode::abi_key;
 use crate::backend::held::{Held, HeldTarget};
 use crate::plan::{FrontendKey, SourceKind};
 
@@ -41,8 +42,7 @@ impl Look {
 
     /// What the kernel holds for a frontend.
     pub fn held(&self, key: &FrontendKey) -> Held {
-        let slot = abi_key(key).and_then(|key| self.tables.slot(&key));
-        held(&self.tables.heads, &self.tables.endpoints, slot)
+        held(&self.tables.slots, &self.tables.endpoints, self.tables.slot(&abi_key(key)))
     }
 
     /// How many of the programs are attached, and how many there are.
@@ -52,20 +52,37 @@ impl Look {
 }
 
 /// What stands in a slot; nothing where there is none.
-pub(super) fn held(heads: &Heads, endpoints: &Endpoints, slot: Option<u32>) -> Held {
+pub(super) fn held(slots: &Slots, endpoints: &Endpoints, slot: Option<u32>) -> Held {
     let Some(slot) = slot else { return Held::default() };
-    let mut target = HeldTarget::Reject;
+    let mut targets = Vec::with_capacity(SEEN.len());
     for _ in 0..TRIES {
-        let head = heads.get(slot);
-        target = match head {
-            Head::REJECT => HeldTarget::Reject,
-            Head::DROP => HeldTarget::Drop,
-            head => HeldTarget::Endpoints(endpoints.read(head).into_iter().collect()),
-        };
+        let before = slots.get(slot);
+        targets.clear();
+        targets.extend(SEEN.map(|source| {
+            let head = before.heads.get(index(source)).copied().unwrap_or_default();
+            (source, target(endpoints, head))
+        }));
         // Another head by now: what was read may be half of the set after it.
-        if heads.get(slot) == head {
+        if slots.get(slot) == before {
             break;
         }
     }
-    Held::same(&SEEN, &target)
+    Held { routes: targets }
+}
+
+/// Where the head of a kind of source stands in a slot.
+pub(super) const fn index(source: SourceKind) -> usize {
+    match source {
+        SourceKind::Pod => Source::Pod as usize,
+        SourceKind::Node => Source::Node as usize,
+        SourceKind::Outside => Source::Outside as usize,
+    }
+}
+
+fn target(endpoints: &Endpoints, head: Head) -> HeldTarget {
+    match head {
+        Head::REJECT => HeldTarget::Reject,
+        Head::DROP => HeldTarget::Drop,
+        head => HeldTarget::Endpoints(endpoints.read(head).map(|entry| entry.address).collect()),
+    }
 }

@@ -1,0 +1,78 @@
+//! `ENDPOINT_COUNTS` and `SERVICE_COUNTS`: how much went where.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use abi::count::{EndpointCounts, ServiceCounts};
+
+use crate::mapped::MappedWords;
+
+const ENDPOINT_WORDS: usize = size_of::<EndpointCounts>() / size_of::<u64>();
+const SERVICE_WORDS: usize = size_of::<ServiceCounts>() / size_of::<u64>();
+
+/// The counts of all endpoints and Service ports, by their ids.
+#[derive(Debug)]
+pub struct Counts {
+    endpoints: MappedWords,
+    services: MappedWords,
+}
+
+impl Counts {
+    pub(crate) fn new(
+        (endpoints, n_endpoints): (impl AsFd, u32),
+        (services, n_services): (impl AsFd, u32),
+    ) -> io::Result<Self> {
+        Ok(Self {
+            endpoints: MappedWords::new(endpoints, n_endpoints as usize * ENDPOINT_WORDS)?,
+            services: MappedWords::new(services, n_services as usize * SERVICE_WORDS)?,
+        })
+    }
+
+    /// What an endpoint served.
+    pub fn endpoint(&self, id: u32) -> EndpointCounts {
+        let Some(words) = self.endpoint_words(id) else { return EndpointCounts::default() };
+        let [connections, packets, bytes, _] =
+            words.each_ref().map(|word| word.load(Ordering::Relaxed));
+        EndpointCounts { connections, packets, bytes, pad: 0 }
+    }
+
+    /// What became of connections to a Service port, besides those to the endpoints that it has.
+    pub fn service(&self, id: u32) -> ServiceCounts {
+        let Some(words) = self.service_words(id) else { return ServiceCounts::default() };
+        let [refused, dropped, connections, packets, bytes, ..] =
+            words.each_ref().map(|word| word.load(Ordering::Relaxed));
+        let gone = EndpointCounts { connections, packets, bytes, pad: 0 };
+        ServiceCounts { refused, dropped, gone, pad: [0; 2] }
+    }
+
+    /// Adds what an endpoint served to its Service port's sum, and begins anew for the next that
+    /// gets its id.
+    pub fn endpoint_gone(&self, id: u32, service: u32) {
+        let (Some(from), Some([_, _, to @ ..])) =
+            (self.endpoint_words(id), self.service_words(service))
+        else {
+            return;
+        };
+        for (from, to) in from.iter().zip(to) {
+            to.fetch_add(from.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
+    /// Begins anew for the Service port that gets an id.
+    pub fn clear_service(&self, id: u32) {
+        for word in self.service_words(id).into_iter().flatten() {
+            word.store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn endpoint_words(&self, id: u32) -> Option<&[AtomicU64; ENDPOINT_WORDS]> {
+        let first = id as usize * ENDPOINT_WORDS;
+        self.endpoints.words().get(first..first + ENDPOINT_WORDS)?.first_chunk()
+    }
+
+    fn service_words(&self, id: u32) -> Option<&[AtomicU64; SERVICE_WORDS]> {
+        let first = id as usize * SERVICE_WORDS;
+        self.services.words().get(first..first + SERVICE_WORDS)?.first_chunk()
+    }
+}

@@ -1,0 +1,154 @@
+//! What holds for the whole node (`NODE`, `PREFIXES`), and which sources may use a slot (`RANGES`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use abi::addr::Addr;
+use abi::address::{PrefixFlags, RangeKey};
+use abi::node::Node;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use load::{Dataplane, OpenError, TrieKey as Key};
+
+use super::encode::{self, Prefix};
+use super::{doing, is_absent, retry};
+use crate::backend::{ApplyError, ApplyErrorClass};
+use crate::plan::Settings;
+
+/// The node's own maps.
+#[derive(Debug)]
+pub(super) struct NodeMaps {
+    /// The cookie of this process's network namespace: the node's.
+    netns: u64,
+    /// The flags of [`Node`] that the command line gives.
+    flags: u64,
+}
+
+impl NodeMaps {
+    /// For the node whose network namespace bears that cookie.
+    pub(super) const fn new(netns: u64, flags: u64) -> Self {
+        Self { netns, flags }
+    }
+
+    /// Makes the maps say what the settings say. Says whether they said something else.
+    pub(super) fn write(
+        &self,
+        dataplane: &mut Dataplane,
+        settings: &Settings,
+    ) -> Result<bool, ApplyError> {
+        let prefixes = write_prefixes(dataplane, &encode::prefixes(settings))?;
+        let node = encode::node(settings, self.netns, self.flags);
+        Ok(write_node(dataplane, node)? || prefixes)
+    }
+}
+
+fn write_node(dataplane: &mut Dataplane, node: Node) -> Result<bool, ApplyError> {
+    const WHAT: &str = "cannot write the node's settings";
+    let mut map = dataplane.node().map_err(|error| doing(WHAT, &error))?;
+    if map.get(&0, 0).is_ok_and(|held| held == node) {
+        return Ok(false);
+    }
+    map.set(0, node, 0).map(|()| true).map_err(|error| doing(WHAT, &error))
+}
+
+/// Adds before it removes: an address that is in a range before and after never is in none.
+fn write_prefixes(
+    dataplane: &mut Dataplane,
+    desired: &BTreeMap<Prefix, u32>,
+) -> Result<bool, ApplyError> {
+    const WHAT: &str = "cannot write the node's ranges";
+    let failed = |error: &dyn std::fmt::Display| doing(WHAT, &error);
+    let mut map = dataplane.prefixes().map_err(|error| failed(&error))?;
+    let held = map
+        .iter()
+        .map(|entry| entry.map(|(key, flags)| ((key.prefix_len(), key.data()), flags.0)))
+        .collect::<Result<BTreeMap<Prefix, u32>, _>>()
+        .map_err(|error| failed(&error))?;
+    for ((bits, addr), flags) in desired.iter().filter(|(key, flags)| held.get(key) != Some(flags))
+    {
+        map.insert(&Key::new(*bits, *addr), PrefixFlags(*flags), 0)
+            .map_err(|error| failed(&error))?;
+    }
+    for (bits, addr) in held.keys().filter(|key| !desired.contains_key(key)) {
+        match map.remove(&Key::new(*bits, *addr)) {
+            Err(error) if !is_absent(&error) => return Err(failed(&error)),
+            _ => {}
+        }
+    }
+    Ok(held != *desired)
+}
+
+/// What `RANGES` has, by slot.
+pub(super) fn source_ranges(
+    dataplane: &mut Dataplane,
+) -> Result<BTreeMap<u32, BTreeSet<IpNet>>, OpenError> {
+    let mut found: BTreeMap<u32, BTreeSet<IpNet>> = BTreeMap::new();
+    for key in dataplane.ranges()?.keys().filter_map(Result::ok) {
+        let RangeKey { slot, addr } = key.data();
+        let bits = key.prefix_len().saturating_sub(32);
+        found.entry(slot).or_default().extend(range(bits, addr));
+    }
+    Ok(found)
+}
+
+/// Makes `RANGES` have these for a slot; `known` is what it has, and is kept up to date.
+pub(super) fn write_source_ranges(
+    dataplane: &mut Dataplane,
+    slot: u32,
+    known: &mut BTreeSet<IpNet>,
+    desired: &[IpNet],
+) -> Result<(), ApplyError> {
+    if known.is_empty() && desired.is_empty() {
+        return Ok(());
+    }
+    let mut map = dataplane.ranges().map_err(|error| retry(&error))?;
+    for range in desired {
+        if !known.contains(range) {
+            map.insert(&range_key(slot, range), 1, 0).map_err(|error| ApplyError {
+                doing: format!("cannot write source range {range}: {error}"),
+                class: ApplyErrorClass::Drop,
+                source: None,
+            })?;
+            known.insert(*range);
+        }
+    }
+    let stale: Vec<IpNet> =
+        known.iter().filter(|range| !desired.contains(range)).copied().collect();
+    for range in stale {
+        match map.remove(&range_key(slot, &range)) {
+            Err(error) if !is_absent(&error) => return Err(retry(&error)),
+            _ => known.remove(&range),
+        };
+    }
+    Ok(())
+}
+
+fn range_key(slot: u32, range: &IpNet) -> Key<RangeKey> {
+    let (bits, addr) = encode::prefix(range);
+    Key::new(32 + bits, RangeKey { slot, addr })
+}
+
+/// The range that a trie has so.
+fn range(bits: u32, addr: Addr) -> Option<IpNet> {
+    let above = if addr.is_v4() && bits >= Addr::BITS - 32 { Addr::BITS - 32 } else { 0 };
+    let bits = u8::try_from(bits.checked_sub(above)?).ok()?;
+    match IpAddr::from(addr) {
+        IpAddr::V4(v4) => Ipv4Net::new(v4, bits).ok().map(IpNet::V4),
+        IpAddr::V6(v6) => Ipv6Net::new(v6, bits).ok().map(IpNet::V6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_survive_the_round_trip() {
+        for text in
+            ["10.0.0.0/8", "0.0.0.0/0", "192.0.2.1/32", "fd00::/8", "::/0", "2001:db8::1/128"]
+        {
+            let expected: IpNet = text.parse().unwrap();
+            let (bits, addr) = encode::prefix(&expected);
+            assert_eq!(range(bits, addr), Some(expected));
+        }
+    }
+}
