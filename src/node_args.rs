@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::Args;
-use model::source::kube::{Connection, KubeConfig, Selection};
+use model::source::kube::{ConnectError, Connection, KubeConfig, Selection};
 use model::watch::Watch;
 use proxy::config::{NodeConfig, NodeFlags};
 
@@ -124,9 +124,14 @@ impl SourceArgs {
         }
         let config =
             KubeConfig { kubeconfig: self.kubeconfig.clone(), master: self.master.clone() };
-        let connection = Connection::find(&config)
-            .await
-            .context("or name a folder of Kubernetes YAML with --objects DIR")?;
+        let connection = Connection::find(&config).await.map_err(|error| match error {
+            // What the pod lacks says nothing to whoever runs this in a shell.
+            ConnectError::InCluster(_) => anyhow!(
+                "no API server and no objects: give --kubeconfig FILE, or --objects DIR with a \
+                 folder of Kubernetes YAML, or run as a pod"
+            ),
+            other => other.into(),
+        })?;
         Ok(model::watch::kube(connection, node_name, selection))
     }
 }
