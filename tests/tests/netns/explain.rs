@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use model::name::Family;
 use sandbox::manifest::{self, Folder};
-use tests::cluster::{Cluster, Node};
+use tests::cluster::{Cluster, Node, Web};
 use tests::stage;
 
 #[test]
@@ -95,6 +95,8 @@ fn read(path: &Path) -> Vec<Section> {
 struct Play {
     cluster: Cluster,
     node: Node,
+    /// Those of this node that the stage names, so that what is explained is there.
+    _pods: Vec<Web>,
     /// The folder that explain is given.
     asked: Folder,
 }
@@ -103,8 +105,9 @@ impl Play {
     fn new() -> Self {
         let cluster = Cluster::new();
         let node = cluster.node(stage::NODE);
+        let pods = node.webs(["a1", "a2"]);
         let asked = cluster.folder().clone();
-        Self { cluster, node, asked }
+        Self { cluster, node, _pods: pods, asked }
     }
 
     /// The answer, if the section is a question.
