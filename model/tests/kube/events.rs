@@ -64,6 +64,24 @@ async fn an_event_that_fails_is_tried_again_and_one_that_is_there_is_counted_on(
 }
 
 #[tokio::test]
+async fn an_event_that_is_refused_holds_up_no_other() {
+    let mut ending = status(403);
+    ending["details"] = json!({"causes": [{"reason": "NamespaceTerminating"}]});
+    for refusal in [status(422), ending] {
+        let mut node = Node::new(Selection::for_proxy()).await;
+        node.listed("7", &[]).await.keep();
+        node.watch.notices.set([conflict("a"), conflict("b")].into());
+        node.server.next("services").await.json(200, &found(&["uid-of-a"]));
+        let code = u16::try_from(refusal["code"].as_u64().unwrap()).unwrap();
+        node.server.next("events").await.json(code, &refusal);
+        let next = node.server.next("services").await;
+        assert_eq!(next.query("fieldSelector"), "metadata.name=b");
+        next.json(200, &found(&["uid-of-b"]));
+        assert_eq!(node.server.next("events").await.body()["regarding"]["uid"], "uid-of-b");
+    }
+}
+
+#[tokio::test]
 async fn nobody_is_told_about_an_object_that_is_gone() {
     let mut node = Node::new(Selection::for_proxy()).await;
     node.listed("7", &[]).await.keep();

@@ -24,7 +24,7 @@ use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
-use kube::core::{ObjectMeta, PartialObjectMeta};
+use kube::core::{ObjectMeta, PartialObjectMeta, Status};
 use kube::{Api, Client};
 use serde_json::json;
 use tokio::sync::watch;
@@ -49,8 +49,10 @@ const FORBIDDEN_FOR: Duration = Duration::from_secs(600);
 
 /// Why an Event was not sent.
 enum Unsent {
-    /// This identity may not.
+    /// This identity may send none.
     Forbidden(String),
+    /// This one will not be taken, however often it is sent.
+    Refused(String),
     /// Anything else: it may work later.
     Failed(String),
 }
@@ -58,12 +60,21 @@ enum Unsent {
 impl From<kube::Error> for Unsent {
     fn from(error: kube::Error) -> Self {
         match error {
-            kube::Error::Api(status) if matches!(status.code, 401 | 403) => {
-                Self::Forbidden(status.message)
-            }
+            kube::Error::Api(status) => match status.code {
+                403 if is_ending(&status) => Self::Refused(status.message),
+                401 | 403 => Self::Forbidden(status.message),
+                408 | 429 | 500.. => Self::Failed(status.message),
+                _ => Self::Refused(status.message),
+            },
             other => Self::Failed(other.to_string()),
         }
     }
+}
+
+/// Whether only this namespace takes nothing more, because it is being deleted.
+fn is_ending(status: &Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
 }
 
 /// Everything that the sender reacts to.
@@ -114,6 +125,10 @@ pub(super) async fn run(
                     }
                     was_forbidden = true;
                     ledger.hold(Instant::now() + FORBIDDEN_FOR);
+                }
+                Err(Unsent::Refused(why)) => {
+                    tracing::debug!("an Event about {} is refused: {why}", notice.problem.object);
+                    ledger.told(notice, Instant::now());
                 }
                 Err(Unsent::Failed(why)) => {
                     tracing::debug!("an Event about {} was not sent: {why}", notice.problem.object);
