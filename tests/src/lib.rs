@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod cycles;
 pub mod hostile;
 pub mod objects;
+pub mod packet;
 pub mod population;
 pub mod relay;
 pub mod stage;

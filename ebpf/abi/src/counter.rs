@@ -55,6 +55,52 @@ counters! {
     BindRefused = "bind_refused",
 
     // At packets.
+    /// A new connection was led to an endpoint.
+    FlowOpened = "flow_opened",
+    /// A connection proved that its client exists, and is kept until it ends.
+    FlowEstablished = "flow_established",
+    /// `FLOWS` or `NAMES` is full: a proved connection stays where new ones may displace it.
+    FlowsFull = "flows_full",
+    /// A UDP flow ended because its endpoint serves no more.
+    FlowStale = "flow_stale",
+    /// A source port was replaced, because another connection to the endpoint has the same.
+    PortClash = "port_clash",
+    /// An ICMP error was translated with the packet that it quotes.
+    ErrorTranslated = "icmp_error_translated",
+    /// An echo request to a cluster IP was answered.
+    EchoAnswered = "echo_answered",
+    /// Refused with ICMP port unreachable: no endpoint, or a port that the cluster IP has not.
+    PacketRefused = "packet_refused",
+    /// Not answered: too many answers this second. Dropped.
+    AnswerLimited = "drop_answer_limited",
+    /// Dropped: there are endpoints, but none that may serve here.
+    DroppedNoLocal = "drop_no_local_endpoint",
+    /// Dropped: the source is outside of `loadBalancerSourceRanges`.
+    DroppedNotAllowed = "drop_source_range",
+    /// Dropped: in a Service CIDR, but no Service's.
+    DroppedUnallocated = "drop_unallocated",
+    /// Dropped: from or to a loopback address, but from elsewhere.
+    DroppedMartian = "drop_martian",
+    /// Dropped: `NEW_FLOWS` or `NEW_NAMES` took no entry.
+    DroppedNoRoom = "drop_no_room",
+    /// Dropped: no source port is left for connections to this endpoint.
+    DroppedNoPort = "drop_no_port",
+    /// Dropped: the device has no address of the family.
+    DroppedNoAddress = "drop_no_address",
+    /// Dropped: the packet could not be rewritten.
+    DroppedUnwritable = "drop_unwritable",
+    /// Dropped: the endpoints changed while they were read, again and again.
+    DroppedUnsettled = "drop_unsettled",
+    /// Dropped: the first fragment of an SCTP packet, whose checksum spans all of them.
+    DroppedSctpFragment = "drop_sctp_fragment",
+    /// Dropped: a packet in the middle of a connection that is not known, on its way out.
+    DroppedStray = "drop_stray",
+    /// Dropped: no way from here to the endpoint.
+    DroppedNoRoute = "drop_no_route",
+    /// A fragment that came before the first of its datagram waits for it.
+    FragmentHeld = "fragment_held",
+    /// Dropped: no room to hold a fragment that came before the first of its datagram.
+    DroppedFragment = "drop_fragment",
 }
 
 impl Counter {

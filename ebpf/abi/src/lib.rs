@@ -23,8 +23,10 @@ pub mod address;
 pub mod affinity;
 pub mod count;
 pub mod counter;
+pub mod device;
 pub mod drop;
 pub mod endpoint;
+pub mod flow;
 pub mod frontend;
 pub mod node;
 #[cfg(feature = "user")]

@@ -6,7 +6,9 @@ use crate::addr::Addr;
 use crate::address::{AddressValue, PrefixFlags, RangeKey};
 use crate::affinity::{AffinityKey, AffinityValue};
 use crate::count::{EndpointCounts, ServiceCounts};
+use crate::device::Device;
 use crate::endpoint::{Endpoint, Head};
+use crate::flow::{FragmentKey, Record, Tuple};
 use crate::frontend::{FrontendKey, FrontendValue};
 use crate::node::Node;
 use crate::slot::Slot;
@@ -25,4 +27,5 @@ macro_rules! pod {
 pod! {
     Addr AddressValue PrefixFlags RangeKey AffinityKey AffinityValue EndpointCounts ServiceCounts
     Endpoint Head FrontendKey FrontendValue Node Slot UdpPeer
+    Device FragmentKey Record Tuple
 }

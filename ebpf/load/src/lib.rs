@@ -26,6 +26,7 @@ pub mod pins;
 pub mod probe;
 pub mod slots;
 mod sys;
+pub mod test_run;
 
 pub use aya::maps::MapError;
 pub use aya::maps::lpm_trie::Key as TrieKey;

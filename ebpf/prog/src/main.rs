@@ -22,13 +22,18 @@
 
 mod choose;
 mod hook;
+mod lead;
 mod log;
 mod maps;
 mod peer;
 mod remember;
+mod skb;
+mod steps;
+mod tables;
+mod tc;
 
-use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr};
-use aya_ebpf::programs::{SockAddrContext, SockContext};
+use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, classifier};
+use aya_ebpf::programs::{SockAddrContext, SockContext, TcContext};
 
 use crate::peer::Family;
 
@@ -84,6 +89,31 @@ fn getpeername6(ctx: SockAddrContext) -> i32 {
 fn sock_release(ctx: SockContext) -> i32 {
     log::record!(&ctx, "sock_release");
     hook::release(&ctx)
+}
+
+/// The length of an Ethernet header.
+const ETHERNET: u32 = 14;
+
+#[classifier]
+fn tc_ingress(ctx: TcContext) -> i32 {
+    tc::ingress(ctx.skb.skb, ETHERNET)
+}
+
+#[classifier]
+fn tc_egress(ctx: TcContext) -> i32 {
+    tc::egress(ctx.skb.skb, ETHERNET)
+}
+
+/// For devices without a link layer.
+#[classifier]
+fn tc_ingress_l3(ctx: TcContext) -> i32 {
+    tc::ingress(ctx.skb.skb, 0)
+}
+
+/// As above.
+#[classifier]
+fn tc_egress_l3(ctx: TcContext) -> i32 {
+    tc::egress(ctx.skb.skb, 0)
 }
 
 /// Helpers such as `bpf_sk_storage_get` are for GPL-compatible programs only.

@@ -5,8 +5,10 @@ use abi::address::{AddressValue, PrefixFlags, RangeKey};
 use abi::affinity::{AffinityKey, AffinityValue};
 use abi::count::{EndpointCounts, ServiceCounts};
 use abi::counter::Counter;
+use abi::device::Device;
 use abi::drop::Dropped;
 use abi::endpoint::Endpoint;
+use abi::flow::{FragmentKey, Record, Tuple};
 use abi::frontend::{FrontendKey, FrontendValue};
 use abi::node::Node;
 use abi::slot::Slot;
@@ -14,6 +16,7 @@ use abi::socket::{Socket, UdpPeer};
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage};
 use aya_ebpf::macros::btf_map;
+use packet::parse::Parsed;
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 
@@ -71,6 +74,42 @@ pub(crate) static SOCKETS: SkStorage<Socket> = SkStorage::new();
 #[btf_map]
 pub(crate) static UDP_PEERS: HashMap<u64, UdpPeer, 65_536> = HashMap::new();
 
+/// Which connection is this packet's, of those whose client is known to exist?
+#[btf_map]
+pub(crate) static FLOWS: HashMap<Tuple, Record, 131_072> = HashMap::new();
+
+/// By which other names does it go?
+#[btf_map]
+pub(crate) static NAMES: HashMap<Tuple, Tuple, 262_144> = HashMap::new();
+
+/// The same of new connections: which is it, as long as it was not displaced?
+#[btf_map]
+pub(crate) static NEW_FLOWS: LruHashMap<Tuple, Record, 65_536> = LruHashMap::new();
+
+/// By which other names does it go?
+#[btf_map]
+pub(crate) static NEW_NAMES: LruHashMap<Tuple, Tuple, 131_072> = LruHashMap::new();
+
+/// Which ports has the datagram of which this is a later part?
+#[btf_map]
+pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, u32, 8_192> = LruHashMap::new();
+
+/// What is known of the device?
+#[btf_map]
+pub(crate) static DEVICES: HashMap<u32, Device, 4_096> = HashMap::new();
+
+/// What are the headers of the packet at hand, and of the one that it quotes?
+#[btf_map]
+pub(crate) static SCRATCH: PerCpuArray<Parsed, 2> = PerCpuArray::new();
+
+/// What is the record of the connection that is being opened?
+#[btf_map]
+pub(crate) static RECORD: PerCpuArray<Record, 1> = PerCpuArray::new();
+
+/// How many answers were given this second?
+#[btf_map]
+pub(crate) static ANSWERS: PerCpuArray<u64, 1> = PerCpuArray::new();
+
 /// What happened, how often?
 #[btf_map]
 pub(crate) static COUNTERS: PerCpuArray<u64, { Counter::ALL.len() }> = PerCpuArray::new();
@@ -78,7 +117,13 @@ pub(crate) static COUNTERS: PerCpuArray<u64, { Counter::ALL.len() }> = PerCpuArr
 /// Adds one.
 #[inline(always)]
 pub(crate) fn count(counter: Counter) {
-    if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
+    count_at(counter as u32);
+}
+
+/// Adds one to the counter of that index.
+#[inline(always)]
+pub(crate) fn count_at(index: u32) {
+    if let Some(value) = COUNTERS.get_ptr_mut(index) {
         // SAFETY: a per-CPU value; the verifier checked the pointer, and this CPU alone writes it.
         unsafe { *value += 1 };
     }

@@ -9,7 +9,8 @@ use super::Finding;
 const ROOMS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("abi", &[]),
-    ("prog", &["abi"]),
+    ("packet", &["abi"]),
+    ("prog", &["abi", "packet"]),
     ("load", &["abi"]),
     ("proxy", &["model", "abi", "load"]),
     ("dns", &["model"]),
@@ -18,7 +19,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("sandbox", &[]),
     ("loadtest", &[]),
     ("fairlead", &["model", "proxy", "dns", "api", "controllers", "load", "sandbox", "loadtest"]),
-    ("tests", &["model", "abi", "load", "proxy", "dns", "sandbox", "loadtest", "fairlead"]),
+    (
+        "tests",
+        &["model", "abi", "load", "packet", "proxy", "dns", "sandbox", "loadtest", "fairlead"],
+    ),
     ("xtask", &[]),
 ];
 

@@ -1,0 +1,236 @@
+//! Connections that the packet programs translate: one record each, and the names it goes by.
+//!
+//! ```text
+//!              client ──▶ frontend                        as sent: the record's key
+//!   ingress      │ DNAT
+//!              client ──▶ endpoint                        Leaving:   a name (both directions)
+//!   egress       │ SNAT, if masqueraded
+//!              device ──▶ endpoint   endpoint ──▶ device  Returning: a name (the reply)
+//! ```
+//!
+//! A record and its names are made and removed together. `NEW_FLOWS` and `NEW_NAMES` are LRU maps
+//! and hold connections that have not proved that their client exists; `FLOWS` and `NAMES` are
+//! plain maps and hold the rest, so a flood of new ones displaces other new ones only.
+
+use crate::addr::Addr;
+
+/// Source ports of masqueraded connections: IANA's dynamic ports (RFC 6335 §6). User space keeps
+/// the node's own sockets from them.
+pub const SNAT_FIRST: u16 = 49_152;
+/// Their number, less one: a mask.
+pub const SNAT_MASK: u16 = 0x3fff;
+
+/// Where a packet of that form is seen.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Seen {
+    /// From the client, as it was sent: the key of the record.
+    Sent = 0,
+    /// After DNAT and before SNAT, in either direction.
+    Leaving = 1,
+    /// From the endpoint, to the masqueraded source.
+    Returning = 2,
+}
+
+/// Addresses, ports and protocol of a packet.
+///
+/// ```text
+///  0      16     32         34         36  37     38  40
+///  │ src  │ dst  │ src port │ dst port │ p │ seen │ 0 │
+/// ```
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tuple {
+    /// Source address.
+    pub src: Addr,
+    /// Destination address.
+    pub dst: Addr,
+    /// Source port, network byte order.
+    pub src_port: u16,
+    /// Destination port, network byte order.
+    pub dst_port: u16,
+    /// The IP protocol number.
+    pub protocol: u8,
+    /// Where it is seen ([`Seen`]).
+    pub seen: u8,
+    /// Zero.
+    pub pad: u16,
+}
+
+impl Tuple {
+    /// The tuple as it is seen somewhere else.
+    #[inline(always)]
+    #[must_use]
+    pub const fn at(self, seen: Seen) -> Self {
+        Self { seen: seen as u8, ..self }
+    }
+
+    /// The way back.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reversed(self) -> Self {
+        Self {
+            src: self.dst,
+            dst: self.src,
+            src_port: self.dst_port,
+            dst_port: self.src_port,
+            ..self
+        }
+    }
+
+    /// Both directions under one name ([`Seen::Leaving`]): the smaller end first.
+    #[inline(always)]
+    #[must_use]
+    pub const fn leaving(&self) -> Self {
+        Self::between(&self.src, self.src_port, &self.dst, self.dst_port, self.protocol)
+    }
+
+    /// The name ([`Seen::Leaving`]) of both directions between two ends.
+    #[inline(always)]
+    #[must_use]
+    pub const fn between(a: &Addr, a_port: u16, b: &Addr, b_port: u16, protocol: u8) -> Self {
+        let swap = if a.low() != b.low() {
+            a.low() > b.low()
+        } else if a.high() != b.high() {
+            a.high() > b.high()
+        } else {
+            a_port > b_port
+        };
+        let (src, src_port, dst, dst_port) =
+            if swap { (b, b_port, a, a_port) } else { (a, a_port, b, b_port) };
+        Self {
+            src: *src,
+            dst: *dst,
+            src_port,
+            dst_port,
+            protocol,
+            seen: Seen::Leaving as u8,
+            pad: 0,
+        }
+    }
+}
+
+/// Key of `FRAGMENTS`: a datagram in parts, of which only the first has the ports.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FragmentKey {
+    /// Source address.
+    pub src: Addr,
+    /// Destination address.
+    pub dst: Addr,
+    /// The datagram's identification.
+    pub id: u32,
+    /// The IP protocol number.
+    pub protocol: u8,
+    /// One for what leaves, zero for what arrives.
+    pub leaves: u8,
+    /// Zero.
+    pub pad: u16,
+}
+
+/// What is known of one end's half of a connection, in [`Record::forward`] and [`Record::reply`].
+pub mod half {
+    /// It has opened: TCP's SYN, SCTP's INIT, or any packet of UDP.
+    pub const OPEN: u8 = 1;
+    /// It has sent after the other end had opened.
+    pub const CONFIRMED: u8 = 2;
+    /// It has closed.
+    pub const FIN: u8 = 4;
+    /// It has broken off.
+    pub const RESET: u8 = 8;
+}
+
+/// What is done with a connection's packets, in [`Record::flags`].
+pub mod flag {
+    /// Its source is rewritten when it leaves this node.
+    pub const MASQUERADE: u8 = 1;
+    /// It was made by the node itself, so its replies are restored where they arrive.
+    pub const HOST: u8 = 2;
+}
+
+/// One connection. Its key is the [`Tuple`] that the client sends ([`Seen::Sent`]).
+///
+/// What the client's packets write and what the endpoint's write are different fields, because two
+/// processors may be at it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// Where it goes.
+    pub endpoint: Addr,
+    /// The address that the endpoint sees, once it was masqueraded.
+    pub snat: Addr,
+    /// The endpoint's port, network byte order.
+    pub endpoint_port: u16,
+    /// The port that the endpoint sees, network byte order; zero before the first packet left.
+    pub snat_port: u16,
+    /// The client's port after DNAT, network byte order: its own, unless another connection to the
+    /// same endpoint has the same.
+    pub client_port: u16,
+    /// [`flag`]s.
+    pub flags: u8,
+    /// What the client's [`half`] has done; only packets of the client write it.
+    pub forward: u8,
+    /// What the endpoint's [`half`] has done; only its packets write it.
+    pub reply: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+    /// The slot of the frontend, for its `serving` head.
+    pub slot: u32,
+    /// The generation of the serving endpoints in which the endpoint was last found.
+    pub generation: u32,
+    /// When its last packet came, in seconds of the monotonic clock.
+    pub seen: u32,
+    /// The acknowledgement that a client who received the endpoint's SYN-ACK sends (TCP).
+    pub proof: u32,
+    /// Where the endpoint is counted ([`crate::endpoint::Endpoint`]).
+    pub id: u32,
+    /// The client's packets.
+    pub forward_packets: u32,
+    /// The endpoint's packets.
+    pub reply_packets: u32,
+    /// Their bytes, from the network header on.
+    pub forward_bytes: u64,
+    /// As above.
+    pub reply_bytes: u64,
+}
+
+impl Record {
+    /// Whether both ends are done with it.
+    #[inline(always)]
+    pub const fn is_closed(forward: u8, reply: u8) -> bool {
+        (forward | reply) & half::RESET != 0 || forward & reply & half::FIN != 0
+    }
+}
+
+const _: () = assert!(size_of::<Tuple>() == 40);
+const _: () = assert!(size_of::<Record>() == 88);
+const _: () = assert!(size_of::<FragmentKey>() == 40);
+
+#[cfg(test)]
+mod tests {
+    use core::net::IpAddr;
+
+    use super::{Seen, Tuple};
+    use crate::addr::Addr;
+
+    fn tuple(src: &str, dst: &str, src_port: u16, dst_port: u16) -> Tuple {
+        let addr = |text: &str| Addr::from(text.parse::<IpAddr>().unwrap());
+        let (src, dst) = (addr(src), addr(dst));
+        let (src_port, dst_port) = (src_port.to_be(), dst_port.to_be());
+        Tuple { src, dst, src_port, dst_port, protocol: 6, seen: Seen::Sent as u8, pad: 0 }
+    }
+
+    #[test]
+    fn both_directions_have_one_name() {
+        for tuple in [
+            tuple("10.0.0.1", "10.0.0.2", 4711, 80),
+            tuple("10.0.0.2", "10.0.0.1", 4711, 80),
+            tuple("10.0.0.1", "10.0.0.1", 4711, 80),
+            tuple("fd00::1", "fd01::1", 80, 4711),
+            tuple("fd00::1", "fd00::2", 80, 4711),
+        ] {
+            assert_eq!(tuple.leaving(), tuple.reversed().leaving());
+            assert_eq!(tuple.reversed().reversed(), tuple);
+        }
+    }
+}

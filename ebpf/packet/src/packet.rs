@@ -1,0 +1,93 @@
+//! A packet, as far as the decision needs it.
+
+use abi::addr::Addr;
+
+use crate::decide::{self, Verdict};
+use crate::parse::Parsed;
+use crate::rewrite::{self, End};
+use crate::tables::Tables;
+use crate::{icmp, refuse};
+
+/// Bytes that can be read and rewritten in place, in the kernel or in a test.
+pub trait Packet: Sized {
+    /// How many bytes there are, from the start of the link-layer header.
+    fn len(&self) -> u32;
+
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes at an offset; `None` if the packet ends before.
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+
+    /// Replaces the bytes at an offset; `None` if the packet ends before.
+    fn store<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> Option<()>;
+
+    /// Mends the transport checksum at an offset after bytes that it covers have changed by a
+    /// difference ([`crate::checksum`]).
+    fn mend(&mut self, offset: u32, difference: u32, covered: Covered) -> Option<()>;
+
+    /// Cuts or lengthens the packet at its end; new bytes are zero.
+    fn resize(&mut self, len: u32) -> Option<()>;
+
+    /// Puts bytes between the link-layer header and what follows it, for a new network header; the
+    /// bytes of the link-layer header stay in front.
+    fn insert(&mut self, link: u32, n: u32) -> Option<()>;
+
+    /// Replaces one end ([`rewrite::rewrite`]).
+    fn rewrite(&mut self, parsed: &mut Parsed, end: End, address: &Addr, port: u16) -> Option<()> {
+        rewrite::rewrite(self, parsed, end, address, port)
+    }
+
+    /// Decides on an ICMP message ([`icmp::arrives`], [`icmp::leaves`]).
+    fn icmp(&mut self, tables: &impl Tables, parsed: &mut Parsed, arrives: bool) -> Verdict {
+        let mut quoted = Parsed::default();
+        if arrives {
+            icmp::arrives(self, tables, parsed, &mut quoted)
+        } else {
+            icmp::leaves(self, tables, parsed, &mut quoted)
+        }
+    }
+
+    /// Decides on a packet of a connection that is known ([`decide::known_arrives`]).
+    fn known_arrives(&mut self, tables: &impl Tables, parsed: &mut Parsed) -> Verdict {
+        decide::known_arrives(self, tables, parsed)
+    }
+
+    /// The same of one that leaves ([`decide::known_leaves`]).
+    fn known_leaves(
+        &mut self,
+        tables: &impl Tables,
+        parsed: &mut Parsed,
+        made_here: bool,
+    ) -> Verdict {
+        decide::known_leaves(self, tables, parsed, made_here)
+    }
+
+    /// Decides on a packet of no established connection ([`decide::to_frontend`]).
+    fn to_frontend(&mut self, tables: &impl Tables, parsed: &mut Parsed, here: bool) -> Verdict {
+        decide::to_frontend(self, tables, parsed, here)
+    }
+
+    /// Makes the packet its refusal ([`refuse::unreachable`]).
+    fn unreachable(&mut self, tables: &impl Tables, parsed: &Parsed) -> Verdict {
+        refuse::unreachable(self, tables, parsed)
+    }
+
+    /// The ones' complement sum of the bytes from an offset to an end, which is at most
+    /// [`crate::refuse::QUOTED`] bytes behind it.
+    fn sum(&self, offset: u32, end: u32) -> Option<u32>;
+}
+
+/// What a transport checksum was told of the change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Covered {
+    /// The change is of addresses, which stand in the pseudo header: a checksum that the device
+    /// will complete covers nothing else as yet.
+    pub pseudo: bool,
+    /// Zero means that there is no checksum, and so stays zero (UDP over IPv4).
+    pub optional: bool,
+    /// The packet is an IPv6 one.
+    pub v6: bool,
+}

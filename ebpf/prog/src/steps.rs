@@ -1,0 +1,300 @@
+//! Steps of the decision as functions of their own: global ones, which the verifier follows once each
+//! and not once for every way that leads to them.
+//!
+//! Such a function takes the context, numbers, and pointers that it must find not to be null; it
+//! returns a number. The headers of the packet are where [`crate::tc::scratch`] finds them.
+
+use abi::addr::Addr;
+use abi::flow::{Record, Tuple};
+use aya_ebpf::bindings::__sk_buff;
+use packet::decide::Verdict;
+use packet::flow::Found;
+use packet::live::Live;
+use packet::rewrite::End;
+use packet::tables::{Choice, Chosen, Stage};
+use packet::{decide, flow, icmp, parse, refuse, rewrite};
+
+use crate::lead;
+use crate::skb::Skb;
+use crate::tables::Kernel;
+use crate::tc::{quoted, scratch};
+
+/// What a step returns that could not begin: the verifier wants to see the question.
+const NOTHING: u32 = 0;
+
+const fn stage_of(word: u32) -> Stage {
+    if word == 0 { Stage::Established } else { Stage::New }
+}
+
+macro_rules! step {
+    ($(#[$doc:meta])* fn $name:ident($ctx:ident; $($number:ident),*; $($pointer:ident: $kind:ident $type:ty),*) $body:block) => {
+        $(#[$doc])*
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $name(
+            $ctx: *mut __sk_buff,
+            $($number: u32,)*
+            $($pointer: step!(@pointer $kind $type),)*
+        ) -> u32 {
+            $(
+                if $pointer.is_null() {
+                    return NOTHING;
+                }
+                step!(@bind $kind $pointer);
+            )*
+            let $ctx = Skb($ctx);
+            // The compiler would pass nothing for a context that is not used, and the verifier
+            // wants one.
+            _ = $ctx.device();
+            $body
+        }
+    };
+    (@pointer reference $type:ty) => { *const $type };
+    (@pointer record $type:ty) => { *mut $type };
+    (@pointer result $type:ty) => { *mut $type };
+    (@bind reference $name:ident) => {
+        // SAFETY: not null, and the verifier has checked that it is as long as its type.
+        let $name = unsafe { &*$name };
+    };
+    (@bind result $name:ident) => {
+        // SAFETY: as above, and the caller's own.
+        let $name = unsafe { &mut *$name };
+    };
+    (@bind record $name:ident) => {
+        // SAFETY: a record in a map, as long as the program runs.
+        let $name = unsafe { Live::new($name) };
+    };
+}
+
+step! {
+    /// Reads the headers; 1 if there are any.
+    fn step_parse(skb; l3; ) {
+        let Some(parsed) = scratch() else { return 0 };
+        u32::from(parse::parse(&skb, l3, skb.ethertype(), parsed).is_some())
+    }
+}
+
+step! {
+    /// Replaces one end; 1 if that was done.
+    fn step_rewrite(skb; end, port; address: reference Addr) {
+        let Some(parsed) = scratch() else { return 0 };
+        let end = if end == 0 { End::Source } else { End::Destination };
+        #[expect(clippy::cast_possible_truncation, reason = "a port")]
+        let done = rewrite::rewrite(&mut Skb(skb.0), parsed, end, address, port as u16);
+        u32::from(done.is_some())
+    }
+}
+
+step! {
+    /// Decides on a packet of a connection that is known.
+    fn step_arrives(skb; ; ) {
+        let Some(parsed) = scratch() else { return 0 };
+        decide::known_arrives(&mut Skb(skb.0), &Kernel(skb), parsed).0
+    }
+}
+
+step! {
+    /// The same of one that leaves.
+    fn step_leaves(skb; made_here; ) {
+        let Some(parsed) = scratch() else { return 0 };
+        decide::known_leaves(&mut Skb(skb.0), &Kernel(skb), parsed, made_here != 0).0
+    }
+}
+
+step! {
+    /// Sends a packet another way: an action.
+    fn step_reroute(skb; ; ) {
+        let Some(parsed) = scratch() else { return 0 };
+        crate::tc::reroute(skb, parsed).cast_unsigned()
+    }
+}
+
+step! {
+    /// Decides on an ICMP message.
+    fn step_icmp(skb; arrives; ) {
+        let Some(parsed) = scratch() else { return 0 };
+        let tables = Kernel(skb);
+        let mut packet = Skb(skb.0);
+        let Some(quoted) = quoted() else { return 0 };
+        if arrives == 0 {
+            icmp::leaves(&mut packet, &tables, parsed, quoted).0
+        } else {
+            icmp::arrives(&mut packet, &tables, parsed, quoted).0
+        }
+    }
+}
+
+step! {
+    /// Decides on a packet of no established connection.
+    fn step_to_frontend(skb; here; ) {
+        let Some(parsed) = scratch() else { return 0 };
+        decide::to_frontend(&mut Skb(skb.0), &Kernel(skb), parsed, here != 0).0
+    }
+}
+
+step! {
+    /// Makes the packet its refusal.
+    fn step_refuse(skb; ; ) {
+        let Some(parsed) = scratch() else { return 0 };
+        refuse::unreachable(&mut Skb(skb.0), &Kernel(skb), parsed).0
+    }
+}
+
+step! {
+    /// Whether the endpoint of a connection serves.
+    fn step_still_serves(skb; ; live: record Record) {
+        u32::from(flow::still_serves(&Kernel(skb), live))
+    }
+}
+
+step! {
+    /// Removes a connection.
+    fn step_forget(skb; stage; live: record Record, sent: reference Tuple) {
+        flow::forget(&Kernel(skb), stage_of(stage), live, sent);
+        NOTHING
+    }
+}
+
+step! {
+    /// Keeps a connection.
+    fn step_establish(skb; ; live: record Record, sent: reference Tuple) {
+        flow::establish(&Kernel(skb), live, sent);
+        NOTHING
+    }
+}
+
+step! {
+    /// Renews the names of a connection.
+    fn step_renew(skb; ; live: record Record, sent: reference Tuple) {
+        flow::renew(&Kernel(skb), live, sent);
+        NOTHING
+    }
+}
+
+step! {
+    /// Opens a connection; zero, or a verdict.
+    fn step_open(skb; slot, here; sent: reference Tuple, chosen: reference Chosen) {
+        word(flow::open(&Kernel(skb), sent, slot, chosen, here != 0))
+    }
+}
+
+step! {
+    /// Finds a source for a connection; zero, or a verdict.
+    fn step_masquerade(skb; stage; live: record Record, sent: reference Tuple) {
+        word(flow::masquerade(&Kernel(skb), Found { live, stage: stage_of(stage) }, sent))
+    }
+}
+
+step! {
+    /// Takes a name for a connection; 1 if it got it.
+    fn step_claim(skb; stage; name: reference Tuple, sent: reference Tuple) {
+        u32::from(flow::claim(&Kernel(skb), stage_of(stage), name, sent))
+    }
+}
+
+step! {
+    /// Chooses an endpoint: a [`lead::Outcome`].
+    fn step_choose(skb; slot, here; client: reference Addr, chosen: result Chosen) {
+        lead::try_choose(slot, client, skb.device(), here != 0, chosen) as u32
+    }
+}
+
+fn word(result: Result<(), Verdict>) -> u32 {
+    match result {
+        Ok(()) => 0,
+        Err(verdict) => verdict.0,
+    }
+}
+
+fn result(word: u32) -> Result<(), Verdict> {
+    if word == 0 { Ok(()) } else { Err(Verdict(word)) }
+}
+
+#[inline(always)]
+pub(crate) fn parse(skb: Skb, l3: u32) -> bool {
+    step_parse(skb.0, l3) != 0
+}
+
+#[inline(always)]
+pub(crate) fn rewrite(skb: Skb, end: End, address: &Addr, port: u16) -> Option<()> {
+    let end = if end == End::Source { 0 } else { 1 };
+    (step_rewrite(skb.0, end, u32::from(port), address) != 0).then_some(())
+}
+
+#[inline(always)]
+pub(crate) fn known_arrives(skb: Skb) -> Verdict {
+    Verdict(step_arrives(skb.0))
+}
+
+#[inline(always)]
+pub(crate) fn known_leaves(skb: Skb, made_here: bool) -> Verdict {
+    Verdict(step_leaves(skb.0, u32::from(made_here)))
+}
+
+#[inline(always)]
+pub(crate) fn reroute(skb: Skb) -> i32 {
+    step_reroute(skb.0).cast_signed()
+}
+
+#[inline(always)]
+pub(crate) fn icmp(skb: Skb, arrives: bool) -> Verdict {
+    Verdict(step_icmp(skb.0, u32::from(arrives)))
+}
+
+#[inline(always)]
+pub(crate) fn to_frontend(skb: Skb, here: bool) -> Verdict {
+    Verdict(step_to_frontend(skb.0, u32::from(here)))
+}
+
+#[inline(always)]
+pub(crate) fn unreachable(skb: Skb) -> Verdict {
+    Verdict(step_refuse(skb.0))
+}
+
+#[inline(always)]
+pub(crate) fn still_serves(kernel: &Kernel, live: Live) -> bool {
+    step_still_serves(kernel.0.0, live.as_ptr().cast_mut()) != 0
+}
+
+#[inline(always)]
+pub(crate) fn forget(kernel: &Kernel, stage: Stage, live: Live, sent: &Tuple) {
+    _ = step_forget(kernel.0.0, stage as u32, live.as_ptr().cast_mut(), sent);
+}
+
+#[inline(always)]
+pub(crate) fn establish(kernel: &Kernel, live: Live, sent: &Tuple) {
+    _ = step_establish(kernel.0.0, live.as_ptr().cast_mut(), sent);
+}
+
+#[inline(always)]
+pub(crate) fn renew(kernel: &Kernel, live: Live, sent: &Tuple) {
+    _ = step_renew(kernel.0.0, live.as_ptr().cast_mut(), sent);
+}
+
+#[inline(always)]
+pub(crate) fn open(
+    kernel: &Kernel,
+    sent: &Tuple,
+    slot: u32,
+    chosen: &Chosen,
+    here: bool,
+) -> Result<(), Verdict> {
+    result(step_open(kernel.0.0, slot, u32::from(here), sent, chosen))
+}
+
+#[inline(always)]
+pub(crate) fn masquerade(kernel: &Kernel, found: Found, sent: &Tuple) -> Result<(), Verdict> {
+    result(step_masquerade(kernel.0.0, found.stage as u32, found.live.as_ptr().cast_mut(), sent))
+}
+
+#[inline(always)]
+pub(crate) fn claim(kernel: &Kernel, stage: Stage, name: &Tuple, sent: &Tuple) -> bool {
+    step_claim(kernel.0.0, stage as u32, name, sent) != 0
+}
+
+#[inline(always)]
+pub(crate) fn choose(kernel: &Kernel, slot: u32, client: &Addr, here: bool) -> Choice {
+    let mut chosen = Chosen::default();
+    let word = step_choose(kernel.0.0, slot, u32::from(here), client, &raw mut chosen);
+    lead::choice(word, chosen)
+}

@@ -1,0 +1,231 @@
+//! The maps, as the decision code asks for them: `packet::tables::Tables`.
+
+use abi::addr::Addr;
+use abi::address::AddressValue;
+use abi::counter::Counter;
+use abi::endpoint::Head;
+use abi::flow::{FragmentKey, Record, Tuple};
+use abi::slot::SERVING;
+use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
+use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
+use packet::decide::Verdict;
+use packet::live::Live;
+use packet::tables::{Added, Choice, Chosen, Found, Stage, Tables};
+
+use crate::lead;
+use crate::maps::{ANSWERS, DEVICES, FLOWS, FRAGMENTS, NAMES, NEW_FLOWS, NEW_NAMES, RECORD, count};
+use crate::skb::Skb;
+use crate::steps;
+
+/// Answers a second and processor: ICMP errors and echo replies, which anybody can ask for.
+const ANSWERS_A_SECOND: u64 = 1000;
+
+const EEXIST: i32 = -17;
+
+/// The maps of the kernel, seen from the packet at hand.
+pub(crate) struct Kernel(pub(crate) Skb);
+
+impl Tables for Kernel {
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "136 years")]
+    fn seconds(&self) -> u32 {
+        // SAFETY: takes nothing, returns a number.
+        (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: takes nothing, returns a number.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn count(&self, counter: Counter) {
+        count(counter);
+    }
+
+    #[inline(always)]
+    fn may_answer(&self) -> bool {
+        let Some(bucket) = ANSWERS.get_ptr_mut(0) else { return false };
+        // The second in the upper half, the answers given in it in the lower.
+        let now = u64::from(self.seconds()) << 32;
+        // SAFETY: a per-CPU value; the verifier checked the pointer, and this CPU alone writes it.
+        let given = unsafe { *bucket };
+        let given = if given & !0xffff_ffff == now { given & 0xffff_ffff } else { 0 };
+        if given >= ANSWERS_A_SECOND {
+            return false;
+        }
+        // SAFETY: as above.
+        unsafe { *bucket = now | (given + 1) };
+        true
+    }
+
+    #[inline(always)]
+    fn find(&self, address: &Addr, port: u16, protocol: u8) -> Found {
+        lead::find(address, port, protocol)
+    }
+
+    #[inline(always)]
+    fn is_cluster_ip(&self, address: &Addr) -> bool {
+        lead::flags_of(address) & AddressValue::REJECT != 0
+    }
+
+    #[inline(always)]
+    fn choose(&self, slot: u32, client: &Addr, here: bool) -> Choice {
+        steps::choose(self, slot, client, here)
+    }
+
+    #[inline(always)]
+    fn generation(&self, slot: u32) -> u32 {
+        lead::head(slot, SERVING).map_or(0, Head::generation)
+    }
+
+    #[inline(always)]
+    fn serves(&self, slot: u32, address: &Addr, port: u16) -> Option<u32> {
+        lead::serves(slot, address, port)
+    }
+
+    #[inline(always)]
+    fn device(&self, v6: bool) -> Option<Addr> {
+        let device = DEVICES.get_ptr(self.0.device())?;
+        // SAFETY: the verifier checked the pointer; user space replaces the value as a whole, so
+        // the worst is the address before or after a change.
+        let address = unsafe {
+            if v6 { (&raw const (*device).v6).read() } else { (&raw const (*device).v4).read() }
+        };
+        (address != Addr::default()).then_some(address)
+    }
+
+    #[inline(always)]
+    fn note_ports(&self, key: &FragmentKey, ports: u32) {
+        // An LRU map has room as long as the machine has memory; without the note the later
+        // fragments are dropped, and counted.
+        _ = FRAGMENTS.insert(key, ports, u64::from(BPF_ANY));
+    }
+
+    #[inline(always)]
+    fn ports(&self, key: &FragmentKey) -> Option<u32> {
+        // SAFETY: the verifier checked the pointer; one aligned word.
+        FRAGMENTS.get_ptr(key).map(|ports| unsafe { ports.read_volatile() })
+    }
+
+    #[inline(always)]
+    fn is_ours(&self, address: &Addr) -> bool {
+        lead::is_ours(address)
+    }
+
+    #[inline(always)]
+    fn flow(&self, stage: Stage, sent: &Tuple) -> Option<Live> {
+        let record = match stage {
+            Stage::Established => FLOWS.get_ptr_mut(sent),
+            Stage::New => NEW_FLOWS.get_ptr_mut(sent),
+        }?;
+        // SAFETY: an element of these maps is a record as long as the program runs.
+        Some(unsafe { Live::new(record) })
+    }
+
+    #[inline(always)]
+    fn add_flow(&self, stage: Stage, sent: &Tuple, record: Live) -> Added {
+        // SAFETY: a record in a map; the kernel copies it.
+        let record = unsafe { &*record.as_ptr() };
+        added(match stage {
+            Stage::Established => FLOWS.insert(sent, record, u64::from(BPF_NOEXIST)),
+            Stage::New => NEW_FLOWS.insert(sent, record, u64::from(BPF_NOEXIST)),
+        })
+    }
+
+    #[inline(always)]
+    fn remove_flow(&self, stage: Stage, sent: &Tuple) {
+        // It may be gone already.
+        _ = match stage {
+            Stage::Established => FLOWS.remove(sent),
+            Stage::New => NEW_FLOWS.remove(sent),
+        };
+    }
+
+    #[inline(always)]
+    fn add_new(&self, sent: &Tuple, fill: impl FnOnce(&mut Record)) -> Added {
+        let Some(record) = RECORD.get_ptr_mut(0) else { return Added::Full };
+        // SAFETY: a per-CPU value; the verifier checked the pointer, and no other packet is decided
+        // on this processor meanwhile.
+        let record = unsafe { &mut *record };
+        fill(record);
+        // A reference, lest the record be copied to the stack.
+        let record: &Record = record;
+        added(NEW_FLOWS.insert(sent, record, u64::from(BPF_NOEXIST)))
+    }
+
+    #[inline(always)]
+    fn name(&self, stage: Stage, name: &Tuple, sent: &mut Tuple) -> bool {
+        let known = match stage {
+            Stage::Established => NAMES.get_ptr(name),
+            Stage::New => NEW_NAMES.get_ptr(name),
+        };
+        let Some(known) = known else { return false };
+        // SAFETY: the verifier checked the pointer. A name that is replaced meanwhile leads to a
+        // record that does not fit the packet, which the caller sees.
+        *sent = unsafe { known.read() };
+        true
+    }
+
+    #[inline(always)]
+    fn add_name(&self, stage: Stage, name: &Tuple, sent: &Tuple) -> Added {
+        added(match stage {
+            Stage::Established => NAMES.insert(name, sent, u64::from(BPF_NOEXIST)),
+            Stage::New => NEW_NAMES.insert(name, sent, u64::from(BPF_NOEXIST)),
+        })
+    }
+
+    #[inline(always)]
+    fn remove_name(&self, stage: Stage, name: &Tuple) {
+        // As above.
+        _ = match stage {
+            Stage::Established => NAMES.remove(name),
+            Stage::New => NEW_NAMES.remove(name),
+        };
+    }
+
+    #[inline(always)]
+    fn still_serves(&self, live: Live) -> bool {
+        steps::still_serves(self, live)
+    }
+
+    #[inline(always)]
+    fn forget(&self, stage: Stage, live: Live, sent: &Tuple) {
+        steps::forget(self, stage, live, sent);
+    }
+
+    #[inline(always)]
+    fn establish(&self, live: Live, sent: &Tuple) {
+        steps::establish(self, live, sent);
+    }
+
+    #[inline(always)]
+    fn renew(&self, live: Live, sent: &Tuple) {
+        steps::renew(self, live, sent);
+    }
+
+    #[inline(always)]
+    fn open(&self, sent: &Tuple, slot: u32, chosen: &Chosen, here: bool) -> Result<(), Verdict> {
+        steps::open(self, sent, slot, chosen, here)
+    }
+
+    #[inline(always)]
+    fn masquerade(&self, found: packet::flow::Found, sent: &Tuple) -> Result<(), Verdict> {
+        steps::masquerade(self, found, sent)
+    }
+
+    #[inline(always)]
+    fn claim(&self, stage: Stage, name: &Tuple, sent: &Tuple) -> bool {
+        steps::claim(self, stage, name, sent)
+    }
+}
+
+#[inline(always)]
+fn added(result: Result<(), i32>) -> Added {
+    match result {
+        Ok(()) => Added::Fresh,
+        Err(EEXIST) => Added::Taken,
+        Err(_) => Added::Full,
+    }
+}

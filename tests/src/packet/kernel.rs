@@ -1,0 +1,178 @@
+//! What a case gives, in the kernel's maps, and its packets run through the programs.
+
+use std::net::{IpAddr, SocketAddr};
+
+use abi::addr::Addr;
+use abi::address::{AddressValue, PrefixFlags, RangeKey};
+use abi::device::Device;
+use abi::endpoint::{Endpoint, Head};
+use abi::flow::{FragmentKey, Record, Tuple};
+use abi::frontend::{FrontendKey, FrontendValue};
+use abi::node::Node;
+use abi::slot::{Kind, N_HEADS, Rules, SERVING, Slot};
+use load::test_run::{Bench, Pod, TestRunError};
+use packet::memory::Way;
+
+use crate::packet::given::Given;
+
+/// The device of a test run: loopback.
+const DEVICE: u32 = 1;
+
+/// Writes what is given.
+///
+/// # Errors
+/// A map is full, or not as expected.
+pub fn give(bench: &mut Bench, given: &Given) -> Result<(), TestRunError> {
+    let mut next = 1;
+    for (slot, frontend) in (1..).zip(&given.frontends) {
+        let generation = given.generations.get(slot as usize).copied().unwrap_or(0);
+        let mut heads = [Head::REJECT; N_HEADS];
+        for (head, route) in heads.iter_mut().zip(&frontend.routes) {
+            *head = set(bench, &mut next, &route.endpoints, generation)?
+                .unwrap_or(if route.drop { Head::DROP } else { Head::REJECT })
+                .with_masquerade(route.masquerade);
+        }
+        let serving = set(bench, &mut next, &frontend.serving, generation)?;
+        heads[SERVING] = serving.unwrap_or_else(|| Head::new(0, 0, generation));
+        let rules = Rules::new(slot, 0, Kind::ClusterIp, !frontend.ranges.is_empty());
+        let entry = Slot { heads, rules, ..Slot::default() };
+        bench.array::<Slot>("SLOTS")?.set(slot, entry, 0).map_err(map("SLOTS"))?;
+        for (net, bits) in &frontend.ranges {
+            let (addr, bits) = prefix(*net, *bits);
+            bench.put_range("RANGES", 32 + bits, RangeKey { slot, addr }, 1u32)?;
+        }
+        let addr = frontend
+            .address
+            .map_or_else(|| if frontend.v6 { Addr::ANY_V6 } else { Addr::ANY_V4 }, Addr::from);
+        let key = FrontendKey::new(addr, frontend.port.to_be(), frontend.protocol);
+        bench
+            .hash("FRONTENDS")?
+            .insert(key, FrontendValue::new(&key, slot), 0)
+            .map_err(map("FRONTENDS"))?;
+    }
+    give_addresses(bench, given)
+}
+
+fn give_addresses(bench: &mut Bench, given: &Given) -> Result<(), TestRunError> {
+    let owned = given.cluster_ips.iter().map(|address| (address, AddressValue::REJECT));
+    let locals = given.locals.iter().map(|(address, node_ports)| {
+        let more = if *node_ports { AddressValue::NODE_PORTS } else { 0 };
+        (address, AddressValue::LOCAL | more)
+    });
+    for (address, flags) in owned.chain(locals) {
+        let addr = Addr::from(*address);
+        bench
+            .hash("ADDRESSES")?
+            .insert(addr, AddressValue::new(&addr, flags), 0)
+            .map_err(map("ADDRESSES"))?;
+    }
+    let pods = given.pods.iter().map(|range| (range, PrefixFlags::POD));
+    let services = given.services.iter().map(|range| (range, PrefixFlags::SERVICE));
+    for ((net, bits), flags) in pods.chain(services) {
+        let (addr, bits) = prefix(*net, *bits);
+        bench.put_range("PREFIXES", bits, addr, PrefixFlags(flags))?;
+    }
+    let node = Node { flags: Node::PODS_V4 | Node::PODS_V6, ..Node::default() };
+    bench.array::<Node>("NODE")?.set(0, node, 0).map_err(map("NODE"))?;
+    let device = Device {
+        v4: given.device(false).unwrap_or_default(),
+        v6: given.device(true).unwrap_or_default(),
+        ..Device::default()
+    };
+    bench.hash("DEVICES")?.insert(DEVICE, device, 0).map_err(map("DEVICES"))
+}
+
+fn set(
+    bench: &mut Bench,
+    next: &mut u32,
+    endpoints: &[SocketAddr],
+    generation: u32,
+) -> Result<Option<Head>, TestRunError> {
+    if endpoints.is_empty() {
+        return Ok(None);
+    }
+    let base = *next;
+    for endpoint in endpoints {
+        let value = Endpoint {
+            addr: endpoint.ip().into(),
+            port: endpoint.port().to_be(),
+            generation,
+            ..Endpoint::default()
+        };
+        bench.array::<Endpoint>("ENDPOINTS")?.set(*next, value, 0).map_err(map("ENDPOINTS"))?;
+        *next += 1;
+    }
+    Ok(Some(Head::new(base, *next - base, generation)))
+}
+
+/// Forgets all connections and fragments.
+///
+/// # Errors
+/// A map is not as expected.
+pub fn clear(bench: &mut Bench) -> Result<(), TestRunError> {
+    for name in ["FLOWS", "NEW_FLOWS"] {
+        empty::<Tuple, Record>(bench, name)?;
+    }
+    for name in ["NAMES", "NEW_NAMES"] {
+        empty::<Tuple, Tuple>(bench, name)?;
+    }
+    empty::<FragmentKey, u32>(bench, "FRAGMENTS")
+}
+
+/// Forgets all that is given, too.
+///
+/// # Errors
+/// As above.
+pub fn reset(bench: &mut Bench) -> Result<(), TestRunError> {
+    empty::<FrontendKey, FrontendValue>(bench, "FRONTENDS")?;
+    empty::<Addr, AddressValue>(bench, "ADDRESSES")?;
+    empty::<u32, Device>(bench, "DEVICES")?;
+    bench.empty_trie::<Addr, PrefixFlags>("PREFIXES")?;
+    bench.empty_trie::<RangeKey, u32>("RANGES")?;
+    clear(bench)
+}
+
+/// How many connections there are, proved and not.
+///
+/// # Errors
+/// As above.
+pub fn flows(bench: &mut Bench) -> Result<[usize; 2], TestRunError> {
+    let proved = bench.hash::<Tuple, Record>("FLOWS")?.keys().count();
+    let new = bench.hash::<Tuple, Record>("NEW_FLOWS")?.keys().count();
+    Ok([proved, new])
+}
+
+/// Runs a frame through the program of its way; gives the action.
+///
+/// # Errors
+/// The kernel does not run it.
+pub fn run(bench: &mut Bench, bytes: &mut Vec<u8>, way: Way) -> Result<i32, TestRunError> {
+    let (program, came_by) = match way {
+        Way::Arrives => ("tc_ingress", DEVICE),
+        Way::Leaves => ("tc_egress", DEVICE),
+        Way::MadeHere => ("tc_egress", 0),
+    };
+    let ran = bench.run(program, bytes, came_by, 1)?;
+    let action = ran.action;
+    *bytes = ran.packet.to_vec();
+    Ok(action)
+}
+
+fn empty<K: Pod, V: Pod>(bench: &mut Bench, name: &str) -> Result<(), TestRunError> {
+    let mut hash = bench.hash::<K, V>(name)?;
+    let keys: Vec<K> = hash.keys().collect::<Result<_, _>>().map_err(map(name))?;
+    for key in keys {
+        // An LRU map may have displaced it meanwhile.
+        _ = hash.remove(&key);
+    }
+    Ok(())
+}
+
+/// A range as the tries have it.
+fn prefix(net: IpAddr, bits: u32) -> (Addr, u32) {
+    (net.into(), if net.is_ipv4() { 96 + bits } else { bits })
+}
+
+fn map(name: &str) -> impl Fn(load::MapError) -> TestRunError {
+    move |source| TestRunError::Map { name: name.to_owned(), source }
+}
