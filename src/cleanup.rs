@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use load::pins::Pins;
 use load::probe;
+use proxy::reserved;
 use proxy::status::file_of;
 
 /// Remove everything that a proxy left in the kernel. New connections to Services are not routed
@@ -32,6 +33,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let _lock = pins.lock()?;
     pins.remove_all()?;
     let file = file_of(&args.bpffs);
+    reserved::release(&reserved::file_of(&file))?;
     if file.exists() {
         std::fs::remove_file(file)?;
     }

@@ -23,7 +23,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tracing::{info, warn};
 
+mod node;
+
 use crate::node_args::{NodeArgs, SourceArgs};
+use crate::proxy::node::SocketArgs;
 
 /// How often the status file is written, at most.
 const STATUS_PERIOD: Duration = Duration::from_millis(200);
@@ -36,6 +39,8 @@ pub(crate) struct Args {
     source: SourceArgs,
     #[command(flatten)]
     node: NodeArgs,
+    #[command(flatten)]
+    sockets: SocketArgs,
     /// The cgroup v2 directory above every pod; by default the root of the hierarchy.
     #[arg(long, value_name = "PATH")]
     cgroup: Option<PathBuf>,
@@ -85,7 +90,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let node_name = Arc::clone(&node.node_name);
     let check = Box::new(move |plan: &Plan| pods::check(plan, &cgroup));
-    let mut syncer = Syncer::new(Ebpf::new(config), node, Arc::new(Ebpf::can), check)?;
+    let backend = Ebpf::new(config).with_sockets(args.sockets.meant());
+    let mut syncer = Syncer::new(backend, node, args.sockets.supports(), check)?;
+    let addresses = syncer.backend().addresses();
     let log = syncer.backend().dataplane().and_then(load::Dataplane::take_log);
 
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
@@ -95,11 +102,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let (rounds, seen) = watch::channel(None);
         let (destroyed, n_destroyed) = watch::channel(0);
         let status_file = file_of(&args.bpffs);
+        let following = node::follow_addresses(addresses)?;
         let mut syncing = spawn_sync(syncer, watched.feed, rounds, stopped)?;
         tokio::select! {
             ended = &mut syncing => return finished(ended),
             () = watched.task => warn!("the source of objects ended"),
             () = end_stale_sockets(&args.bpffs, seen.clone(), destroyed) => {}
+            () = following => {}
+            () = node::reserve_ports(&status_file, seen.clone()) => {}
             () = tell_owners(seen.clone(), watched.notices) => {}
             () = tell(status, &status_file, seen, watched.health, n_destroyed) => {}
             () = drain_log(log) => {}

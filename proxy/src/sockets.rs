@@ -9,12 +9,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use abi::socket::UdpPeer;
-use model::name::Protocol;
+use model::name::{Family, Protocol};
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
@@ -45,14 +45,15 @@ pub fn stale(peers: impl IntoIterator<Item = (u64, UdpPeer)>, plan: &Plan) -> St
 }
 
 fn serves(peer: &UdpPeer, plan: &Plan) -> bool {
-    let key = FrontendKey {
-        at: At::Address(peer.frontend.into()),
-        port: u16::from_be(peer.frontend_port),
-        protocol: Protocol::Udp,
-    };
+    let address = IpAddr::from(peer.frontend);
     let endpoint = SocketAddr::new(peer.endpoint.into(), u16::from_be(peer.endpoint_port));
-    plan.frontends
-        .get(&key)
+    let frontend = |at| {
+        let port = u16::from_be(peer.frontend_port);
+        plan.frontends.get(&FrontendKey { at, port, protocol: Protocol::Udp })
+    };
+    // What is no Service's address was one of the node's, which serves node ports.
+    frontend(At::Address(address))
+        .or_else(|| frontend(At::NodePort(Family::of(&address))))
         .is_some_and(|frontend| frontend.serving.binary_search(&endpoint).is_ok())
 }
 

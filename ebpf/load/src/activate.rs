@@ -20,7 +20,7 @@ use crate::sys;
 /// The hooks of the way back come first, so that no answer ever bears an address that its socket
 /// did not name; those that translate come last.
 const REVERSE: [&str; 5] = ["recvmsg4", "recvmsg6", "getpeername4", "getpeername6", "sock_release"];
-const FORWARD: [&str; 4] = ["sendmsg4", "sendmsg6", "connect4", "connect6"];
+const FORWARD: [&str; 6] = ["bind4", "bind6", "sendmsg4", "sendmsg6", "connect4", "connect6"];
 
 /// The names of all programs.
 pub(crate) fn programs() -> impl Iterator<Item = &'static str> {

@@ -4,6 +4,8 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use abi::addr::Addr;
+use abi::address::AddressValue;
 use abi::counter::Counter;
 use abi::frontend::{FrontendKey, FrontendValue};
 use abi::socket::UdpPeer;
@@ -29,6 +31,7 @@ pub struct PinnedPeers(HashMap<MapData, u64, UdpPeer>);
 #[derive(Debug)]
 pub struct Tables {
     frontends: HashMap<MapData, FrontendKey, FrontendValue>,
+    addresses: HashMap<MapData, Addr, AddressValue>,
     /// `SLOTS`.
     pub slots: Slots,
     /// `ENDPOINTS`.
@@ -63,8 +66,13 @@ impl Pinned {
         let frontends = Map::HashMap(self.open("FRONTENDS")?)
             .try_into()
             .map_err(|error: MapError| ReadTablesError { path, reason: error.to_string() })?;
+        let path = self.pins.map("ADDRESSES");
+        let addresses = Map::HashMap(self.open("ADDRESSES")?)
+            .try_into()
+            .map_err(|error: MapError| ReadTablesError { path, reason: error.to_string() })?;
         Ok(Some(Tables {
             frontends,
+            addresses,
             slots: self.mapped("SLOTS", |map, n| Slots::new(map.fd().as_fd(), n))?,
             endpoints: self.mapped("ENDPOINTS", |map, n| Endpoints::new(map.fd().as_fd(), n))?,
         }))
@@ -137,6 +145,12 @@ impl Tables {
     /// The slot of a frontend, if it is there.
     pub fn slot(&self, key: &FrontendKey) -> Option<u32> {
         self.frontends.get(key, 0).ok()?.slot(key)
+    }
+
+    /// Whether ports of an address that no frontend has are refused.
+    pub fn refuses_undefined(&self, addr: &Addr) -> bool {
+        let flags = self.addresses.get(addr, 0).ok().and_then(|value| value.flags(addr));
+        flags.is_some_and(|flags| flags & AddressValue::REJECT != 0)
     }
 }
 

@@ -1,13 +1,23 @@
 //! What each kind of hook does.
 
+use abi::addr::Addr;
 use abi::counter::Counter;
+use abi::drop::Dropped;
+use abi::frontend::FrontendKey;
+use abi::node::Node;
+use abi::slot::{Slot, Source};
 use abi::socket::Flow;
 use aya_ebpf::bindings::bpf_sock;
-use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_set_retval};
+use aya_ebpf::helpers::generated::{
+    bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_set_retval,
+};
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 
-use crate::choose::{Choice, choose, slot, still_serves};
-use crate::maps::{UDP_PEERS, count};
+use crate::choose::{
+    Choice, Chosen, Client, Found, choose, content, find, head, is_in_ranges, rules, slot,
+    still_serves,
+};
+use crate::maps::{NODE, UDP_PEERS, count, count_dropped, count_endpoint, count_refused, tell};
 use crate::peer::{Family, Peer};
 use crate::remember::{
     connected_frontend, flow_to, forget_connected, frontend_of, known, make, note_connected, store,
@@ -26,6 +36,7 @@ const TCP_ESTABLISHED: u32 = 1;
 
 const EAGAIN: i32 = 11;
 const ENOMEM: i32 = 12;
+const EADDRINUSE: i32 = 98;
 const ECONNREFUSED: i32 = 111;
 
 /// `connect()`: one endpoint for the life of the connection.
@@ -33,14 +44,25 @@ const ECONNREFUSED: i32 = 111;
 pub(crate) fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
     let Some(protocol) = protocol(ctx) else { return ALLOW };
     let frontend = Peer::read(ctx, family);
-    let Some(slot) = slot(frontend, protocol) else { return elsewhere(ctx, protocol) };
-    let flow = match choose(slot) {
-        Choice::Endpoint(endpoint, generation) => flow(frontend, endpoint, generation),
-        Choice::Nobody => return refuse(),
-        Choice::Nowhere => return lead_nowhere(),
+    let call = Call { frontend, protocol };
+    let (slot, client) = match led(ctx, &call) {
+        Led::To(slot, client) => (slot, client),
+        Led::Refused => return call.refuse(0),
+        Led::Elsewhere => return elsewhere(ctx, protocol),
+        Led::Nowhere(reason, service) => {
+            forget_if_udp(ctx, protocol);
+            return call.lead_nowhere(reason, service);
+        }
+    };
+    let chosen = match choose(slot, client) {
+        Choice::Endpoint(chosen) => chosen,
+        Choice::Nobody => return call.refuse(rules(slot).service()),
+        Choice::Nowhere => return call.lead_nowhere(Counter::Dropped, rules(slot).service()),
         Choice::Unsettled => return deny(EAGAIN),
     };
+    let flow = flow(frontend, &chosen);
     if protocol == UDP && note_connected(ctx, &flow) {
+        count_endpoint(chosen.id);
         return translate(ctx, family, flow);
     }
     match make(ctx) {
@@ -53,35 +75,45 @@ pub(crate) fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
             return deny(ENOMEM);
         }
     }
+    count_endpoint(chosen.id);
     translate(ctx, family, flow)
 }
 
 /// `sendto()` and `sendmsg()` with an address, on UDP: the endpoint that the socket used last for
-/// this frontend while that still serves, else one at random.
+/// this frontend while that still serves, else another.
 #[inline(always)]
 pub(crate) fn sendmsg(ctx: &SockAddrContext, family: Family) -> i32 {
     let frontend = Peer::read(ctx, family);
-    let Some(slot) = slot(frontend, UDP) else { return ALLOW };
+    let call = Call { frontend, protocol: UDP };
+    let (slot, client) = match led(ctx, &call) {
+        Led::To(slot, client) => (slot, client),
+        Led::Refused => return call.refuse(0),
+        Led::Elsewhere => return ALLOW,
+        Led::Nowhere(reason, service) => return call.lead_nowhere(reason, service),
+    };
     let Some(socket) = make(ctx) else {
         count(Counter::NoMemory);
         return deny(ENOMEM);
     };
     if let Some(last) = flow_to(socket, frontend) {
         let endpoint = Peer { addr: last.endpoint, port: last.endpoint_port };
-        if let Some(generation) = still_serves(slot, endpoint, last.generation) {
+        if let Some(generation) = still_serves(head(slot, client.source), endpoint, last.generation)
+        {
             if generation != last.generation {
                 store(socket, Flow { generation, ..last });
             }
             return translate(ctx, family, last);
         }
     }
-    let flow = match choose(slot) {
-        Choice::Endpoint(endpoint, generation) => flow(frontend, endpoint, generation),
-        Choice::Nobody => return refuse(),
-        Choice::Nowhere => return lead_nowhere(),
+    let chosen = match choose(slot, client) {
+        Choice::Endpoint(chosen) => chosen,
+        Choice::Nobody => return call.refuse(rules(slot).service()),
+        Choice::Nowhere => return call.lead_nowhere(Counter::Dropped, rules(slot).service()),
         Choice::Unsettled => return deny(EAGAIN),
     };
+    let flow = flow(frontend, &chosen);
     store(socket, flow);
+    count_endpoint(chosen.id);
     translate(ctx, family, flow)
 }
 
@@ -101,6 +133,27 @@ pub(crate) fn reverse(ctx: &SockAddrContext, family: Family) -> i32 {
     ALLOW
 }
 
+/// `bind()`: a node port is kept for its Service if the node was told so.
+#[inline(always)]
+pub(crate) fn bind(ctx: &SockAddrContext, family: Family) -> i32 {
+    let Some(node) = node() else { return ALLOW };
+    if node.flags & Node::PROTECT_NODE_PORTS == 0 || netns(ctx) != node.netns {
+        return ALLOW;
+    }
+    let Some(protocol) = protocol(ctx) else { return ALLOW };
+    let Peer { addr, port } = Peer::read(ctx, family);
+    // A socket bound to `::` may hear IPv4 as well.
+    let is_taken = port != 0
+        && (slot(&FrontendKey::node_port(&addr, port, protocol)).is_some()
+            || addr == Addr::ANY_V6
+                && slot(&FrontendKey::node_port(&Addr::ANY_V4, port, protocol)).is_some());
+    if is_taken {
+        count(Counter::BindRefused);
+        return deny(EADDRINUSE);
+    }
+    ALLOW
+}
+
 /// `close()`.
 #[inline(always)]
 pub(crate) fn release(ctx: &SockContext) -> i32 {
@@ -115,13 +168,87 @@ pub(crate) fn release(ctx: &SockContext) -> i32 {
     ALLOW
 }
 
-/// A connect to what is no Service: a UDP socket may have been connected to one before.
+/// Where a call leads.
+enum Led {
+    /// To the endpoints of this slot.
+    To(*const Slot, Client),
+    /// Nowhere, and the caller is told.
+    Refused,
+    /// Nowhere, for that reason and on account of that Service port.
+    Nowhere(Counter, u32),
+    /// To what is none of ours, or what the packet programs look after.
+    Elsewhere,
+}
+
+/// A call that names an address.
+struct Call {
+    frontend: Peer,
+    protocol: u8,
+}
+
+/// Where a call leads, by what is named and who asks.
+#[inline(always)]
+fn led(ctx: &SockAddrContext, call: &Call) -> Led {
+    let Some(node) = node() else { return Led::Elsewhere };
+    let netns = netns(ctx);
+    let here = netns == node.netns;
+    if node.flags & if here { Node::SOCKETS_NODE } else { Node::SOCKETS_PODS } == 0 {
+        return Led::Elsewhere;
+    }
+    let slot = match find(call.frontend, call.protocol, here) {
+        Found::Frontend(slot) => slot,
+        Found::Undefined => return Led::Refused,
+        Found::Stranger => return Led::Elsewhere,
+    };
+    let Some(entry) = content(slot) else { return Led::Elsewhere };
+    let source = if here {
+        Source::Node
+    } else if node.tells_pods(&call.frontend.addr) {
+        Source::Pod
+    } else {
+        Source::Outside
+    };
+    let rules = rules(entry);
+    if here {
+        // The node's own packets get a source of the node's for whatever endpoint, so nothing is
+        // left to be rewritten.
+        let ip = node.ip(&call.frontend.addr);
+        if rules.has_ranges() && !is_in_ranges(slot, ip) {
+            return Led::Nowhere(Counter::OutsideRanges, rules.service());
+        }
+    } else if rules.has_ranges() || head(entry, source).masquerade() {
+        count(Counter::LeftToPackets);
+        return Led::Elsewhere;
+    }
+    Led::To(entry, Client { source, name: Addr::of_namespace(netns) })
+}
+
+/// What holds for the node.
+#[inline(always)]
+fn node() -> Option<&'static Node> {
+    // SAFETY: the verifier checked the pointer. User space writes it whole when the node's own
+    // settings change; a call that meets half of a change is as good as one before or after it.
+    NODE.get_ptr(0).map(|node| unsafe { &*node })
+}
+
+#[inline(always)]
+fn netns(ctx: &SockAddrContext) -> u64 {
+    // SAFETY: the context is the hook's own.
+    unsafe { bpf_get_netns_cookie(ctx.sock_addr.cast()) }
+}
+
+/// A connect to what is not led to an endpoint: a UDP socket may have been connected to one before.
 #[inline(always)]
 fn elsewhere(ctx: &SockAddrContext, protocol: u8) -> i32 {
+    forget_if_udp(ctx, protocol);
+    ALLOW
+}
+
+#[inline(always)]
+fn forget_if_udp(ctx: &SockAddrContext, protocol: u8) {
     if protocol == UDP {
         forget_connected(ctx);
     }
-    ALLOW
 }
 
 /// Whether the hook's socket can have an entry in `UDP_PEERS`.
@@ -146,13 +273,13 @@ fn protocol(ctx: &SockAddrContext) -> Option<u8> {
 }
 
 #[inline(always)]
-fn flow(frontend: Peer, endpoint: Peer, generation: u32) -> Flow {
+fn flow(frontend: Peer, chosen: &Chosen) -> Flow {
     Flow {
         frontend: frontend.addr,
-        endpoint: endpoint.addr,
+        endpoint: chosen.peer.addr,
         frontend_port: frontend.port,
-        endpoint_port: endpoint.port,
-        generation,
+        endpoint_port: chosen.peer.port,
+        generation: chosen.generation,
     }
 }
 
@@ -163,18 +290,39 @@ fn translate(ctx: &SockAddrContext, family: Family, flow: Flow) -> i32 {
     ALLOW
 }
 
-#[inline(always)]
-fn refuse() -> i32 {
-    count(Counter::Refused);
-    deny(ECONNREFUSED)
-}
+impl Call {
+    #[inline(always)]
+    fn refuse(&self, service: u32) -> i32 {
+        count(Counter::Refused);
+        count_refused(service);
+        self.tell(Counter::Refused, service, 1);
+        deny(ECONNREFUSED)
+    }
 
-/// What leaves for a cluster IP is answered by nobody: the caller times out, as it would if its
-/// packets were dropped.
-#[inline(always)]
-fn lead_nowhere() -> i32 {
-    count(Counter::Dropped);
-    ALLOW
+    /// What leaves for a frontend's address is answered by nobody: the caller times out, as it
+    /// would if its packets were dropped.
+    #[inline(always)]
+    fn lead_nowhere(&self, reason: Counter, service: u32) -> i32 {
+        count(reason);
+        count_dropped(service);
+        self.tell(reason, service, 0);
+        ALLOW
+    }
+
+    #[inline(always)]
+    fn tell(&self, reason: Counter, service: u32, told: u8) {
+        tell(Dropped {
+            // SAFETY: takes nothing, returns a number.
+            at: unsafe { bpf_ktime_get_ns() },
+            dst: self.frontend.addr,
+            dst_port: self.frontend.port,
+            reason: reason as u32,
+            service,
+            protocol: self.protocol,
+            told,
+            ..Dropped::default()
+        });
+    }
 }
 
 #[inline(always)]

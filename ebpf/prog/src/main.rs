@@ -4,6 +4,7 @@
 //!  connect, sendmsg      the address named ─▶ frontend ─▶ set ─▶ endpoint ─▶ the address used
 //!                                                                  └─ remembered with the socket
 //!  recvmsg, getpeername  the address used ─▶ the address named
+//!  bind                  refuse a node port, where that is wanted
 //!  sock_release          forget a connected UDP socket
 //! ```
 //!
@@ -13,6 +14,7 @@
 
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)] // one instruction: the atomic addition
 #![expect(unsafe_code, reason = "context and map values are raw pointers that the verifier checks")]
 #![expect(
     clippy::multiple_unsafe_ops_per_block,
@@ -83,6 +85,18 @@ fn getpeername4(ctx: SockAddrContext) -> i32 {
 fn getpeername6(ctx: SockAddrContext) -> i32 {
     log::record!(&ctx, "getpeername6");
     hook::reverse(&ctx, Family::V6)
+}
+
+#[cgroup_sock_addr(bind4)]
+fn bind4(ctx: SockAddrContext) -> i32 {
+    log::record!(&ctx, "bind4");
+    hook::bind(&ctx, Family::V4)
+}
+
+#[cgroup_sock_addr(bind6)]
+fn bind6(ctx: SockAddrContext) -> i32 {
+    log::record!(&ctx, "bind6");
+    hook::bind(&ctx, Family::V6)
 }
 
 #[cgroup_sock(sock_release)]

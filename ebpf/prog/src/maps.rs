@@ -1,5 +1,7 @@
 //! Every map, and the question that it answers.
 
+use core::arch::asm;
+
 use abi::addr::Addr;
 use abi::address::{AddressValue, PrefixFlags, RangeKey};
 use abi::affinity::{AffinityKey, AffinityValue};
@@ -126,5 +128,54 @@ pub(crate) fn count_at(index: u32) {
     if let Some(value) = COUNTERS.get_ptr_mut(index) {
         // SAFETY: a per-CPU value; the verifier checked the pointer, and this CPU alone writes it.
         unsafe { *value += 1 };
+    }
+}
+
+/// Counts a connection that was led to an endpoint.
+#[inline(always)]
+pub(crate) fn count_endpoint(id: u32) {
+    if let Some(counts) = ENDPOINT_COUNTS.get_ptr_mut(id) {
+        // SAFETY: the verifier checked the pointer.
+        add_one(unsafe { &raw mut (*counts).connections });
+    }
+}
+
+/// Counts what a Service port refused; zero is none's.
+#[inline(always)]
+pub(crate) fn count_refused(service: u32) {
+    if service != 0
+        && let Some(counts) = SERVICE_COUNTS.get_ptr_mut(service)
+    {
+        // SAFETY: the verifier checked the pointer.
+        add_one(unsafe { &raw mut (*counts).refused });
+    }
+}
+
+/// Counts what was dropped on account of a Service port; zero is none's.
+#[inline(always)]
+pub(crate) fn count_dropped(service: u32) {
+    if service != 0
+        && let Some(counts) = SERVICE_COUNTS.get_ptr_mut(service)
+    {
+        // SAFETY: the verifier checked the pointer.
+        add_one(unsafe { &raw mut (*counts).dropped });
+    }
+}
+
+/// Tells of what was dropped, if there is room to tell it.
+#[inline(always)]
+pub(crate) fn tell(dropped: Dropped) {
+    if let Some(mut record) = DROPS.reserve(0) {
+        record.write(dropped);
+        record.submit(0);
+    }
+}
+
+/// Adds one, whatever other CPUs add meanwhile. The core library has no `fetch_add` for this target.
+#[inline(always)]
+fn add_one(counter: *mut u64) {
+    // SAFETY: an aligned word of a map, which lives as long as the program.
+    unsafe {
+        asm!("lock *(u64 *)({counter} + 0) += {one}", counter = in(reg) counter, one = in(reg) 1u64);
     }
 }

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use abi::endpoint::Head;
 use abi::frontend::{FrontendKey as Key, FrontendValue};
+use abi::node::Node;
 use abi::slot::{N_HEADS, Rules, SERVING, Slot};
 use ipnet::IpNet;
 use load::Dataplane;
@@ -49,14 +50,32 @@ use crate::plan::{Frontend, FrontendKey, Masquerade, Route, SourceKind, Target, 
 /// change is done with it microseconds later.
 const REST: Duration = Duration::from_secs(1);
 
-/// All sockets are translated.
-const SOCKETS: u64 = abi::node::Node::SOCKETS_NODE | abi::node::Node::SOCKETS_PODS;
-
 /// The eBPF dataplane of one node.
 #[derive(Debug)]
 pub struct Ebpf {
     config: load::Config,
+    sockets: Sockets,
     opened: Option<Opened>,
+}
+
+/// What is done at sockets.
+#[derive(Clone, Copy, Debug)]
+pub struct Sockets {
+    /// Whose connections are translated there; packets of others are translated on their way.
+    pub translated: Translated,
+    /// Whether the node's own sockets are refused a node port to be bound to.
+    pub protect_node_ports: bool,
+}
+
+/// `--socket-lb`: whose connections are translated at the socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Translated {
+    /// Those of pods and of the node.
+    All,
+    /// Those of the node.
+    Host,
+    /// Nobody's.
+    Off,
 }
 
 /// The dataplane, and what is known of it.
@@ -77,7 +96,14 @@ struct Opened {
 impl Ebpf {
     /// A dataplane that is not opened yet.
     pub const fn new(config: load::Config) -> Self {
-        Self { config, opened: None }
+        let sockets = Sockets { translated: Translated::All, protect_node_ports: false };
+        Self { config, sockets, opened: None }
+    }
+
+    /// The same with something else done at sockets; before [`Backend::prepare`].
+    #[must_use]
+    pub fn with_sockets(self, sockets: Sockets) -> Self {
+        Self { sockets, ..self }
     }
 
     /// The loaded dataplane, after [`Backend::prepare`].
@@ -95,7 +121,27 @@ impl Ebpf {
     /// # Errors
     /// What it cannot do, naming the Service's field.
     pub fn can(frontend: &Frontend) -> Result<(), Unsupported> {
-        can::can(frontend)
+        can::at_sockets(frontend)
+    }
+
+    /// Whether the maps can hold what a frontend asks, wherever its clients are. Those that reach
+    /// it by packets of their own are not led on.
+    ///
+    /// # Errors
+    /// As [`Ebpf::can`].
+    pub fn can_hold(frontend: &Frontend) -> Result<(), Unsupported> {
+        can::in_maps(frontend)
+    }
+}
+
+impl Sockets {
+    const fn flags(self) -> u64 {
+        let translated = match self.translated {
+            Translated::All => Node::SOCKETS_NODE | Node::SOCKETS_PODS,
+            Translated::Host => Node::SOCKETS_NODE,
+            Translated::Off => 0,
+        };
+        translated | if self.protect_node_ports { Node::PROTECT_NODE_PORTS } else { 0 }
     }
 }
 
@@ -111,7 +157,7 @@ impl Backend for Ebpf {
     fn prepare(&mut self) -> Result<Actual, PrepareError> {
         let dataplane = Dataplane::open(&self.config)
             .map_err(|error| PrepareError { doing: error.to_string(), source: None })?;
-        let opened = Opened::adopt(dataplane)?;
+        let opened = Opened::adopt(dataplane, self.sockets.flags())?;
         let frontends = opened
             .programmed
             .keys()
@@ -173,7 +219,7 @@ impl Backend for Ebpf {
 
 impl Opened {
     /// Takes over what a former process left, which may be nothing.
-    fn adopt(mut dataplane: Dataplane) -> Result<Self, PrepareError> {
+    fn adopt(mut dataplane: Dataplane, flags: u64) -> Result<Self, PrepareError> {
         let entries = dataplane
             .frontends()
             .map_err(|error| PrepareError::new("cannot read the frontends in the kernel", error))?
@@ -207,7 +253,7 @@ impl Opened {
             sets,
             source_ranges,
             addresses: Arc::new(Mutex::new(addresses)),
-            node: NodeMaps::new(netns, SOCKETS),
+            node: NodeMaps::new(netns, flags),
             started: Instant::now(),
         })
     }

@@ -7,8 +7,8 @@ use super::sets::Members;
 use crate::backend::Unsupported;
 use crate::plan::{Frontend, FrontendKind, Masquerade, Target};
 
-/// Whether it can do what a frontend asks.
-pub(super) fn can(frontend: &Frontend) -> Result<(), Unsupported> {
+/// Whether sockets alone can do all that a frontend asks: packets of others pass no program.
+pub(super) fn at_sockets(frontend: &Frontend) -> Result<(), Unsupported> {
     if frontend.kind != FrontendKind::ClusterIp {
         return refuse(
             frontend.kind.field(),
@@ -19,18 +19,17 @@ pub(super) fn can(frontend: &Frontend) -> Result<(), Unsupported> {
     if frontend.service.protocol == Protocol::Sctp {
         return refuse("spec.ports[].protocol", "the eBPF mode routes TCP and UDP only");
     }
-    if frontend.affinity.is_some() {
-        return refuse(
-            "spec.sessionAffinity",
-            "the eBPF mode has no ClientIP affinity; set it to None",
-        );
-    }
     if frontend.routes.pod.masquerade == Masquerade::Always {
         return refuse(
             "--masquerade-all",
             "the eBPF mode keeps the source of pods; start without this flag",
         );
     }
+    in_maps(frontend)
+}
+
+/// Whether the maps can hold what a frontend asks.
+pub(super) fn in_maps(frontend: &Frontend) -> Result<(), Unsupported> {
     let routes = &frontend.routes;
     for target in [&routes.pod.target, &routes.node.target, &routes.outside.target] {
         let Target::Endpoints(set) = target else { continue };

@@ -42,7 +42,12 @@ impl Look {
 
     /// What the kernel holds for a frontend.
     pub fn held(&self, key: &FrontendKey) -> Held {
-        held(&self.tables.slots, &self.tables.endpoints, self.tables.slot(&abi_key(key)))
+        let key = abi_key(key);
+        let slot = self.tables.slot(&key);
+        if slot.is_none() && self.tables.refuses_undefined(&key.addr) {
+            return Held::same(&SEEN, &HeldTarget::Reject);
+        }
+        held(&self.tables.slots, &self.tables.endpoints, slot)
     }
 
     /// How many of the programs are attached, and how many there are.

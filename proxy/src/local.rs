@@ -1,0 +1,100 @@
+//! The addresses that this node has, followed as they come and go.
+//!
+//! From state, never from events: whatever the kernel tells of, all addresses are read again.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
+use tracing::{info, warn};
+
+use crate::backend::ebpf::Addresses;
+
+/// `RTMGRP_IPV4_IFADDR` and `RTMGRP_IPV6_IFADDR` of rtnetlink(7).
+const GROUPS: u32 = 0x10 | 0x100;
+
+/// How long to wait after something went wrong.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Hears of every address that comes or goes.
+pub struct Follower {
+    socket: TokioSocket,
+}
+
+impl Follower {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    /// The kernel gives no such socket.
+    pub fn new() -> io::Result<Self> {
+        let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
+        socket.socket_mut().bind(&SocketAddr::new(0, GROUPS))?;
+        Ok(Self { socket })
+    }
+
+    /// Keeps `ADDRESSES` at what the node has, for ever. First of all it reads what the node has
+    /// now.
+    pub async fn follow(mut self, addresses: &Arc<Mutex<Addresses>>) {
+        loop {
+            if let Err(error) = write(addresses) {
+                warn!("cannot follow the node's addresses: {error}");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+            if let Err(error) = self.changed().await {
+                warn!("cannot hear of the node's addresses: {error}");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+
+    /// Waits until some address came or went.
+    async fn changed(&mut self) -> io::Result<()> {
+        let mut message = Vec::with_capacity(8192);
+        match self.socket.recv(&mut message).await {
+            // So much happened that the kernel dropped some of it: something changed.
+            Err(error) if error.raw_os_error() == Some(nix::errno::Errno::ENOBUFS as i32) => Ok(()),
+            other => other,
+        }
+    }
+}
+
+impl std::fmt::Debug for Follower {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Follower").finish_non_exhaustive()
+    }
+}
+
+/// Makes `ADDRESSES` say what the node has now.
+///
+/// # Errors
+/// The addresses cannot be read, or the map cannot be written.
+pub fn write(addresses: &Arc<Mutex<Addresses>>) -> io::Result<()> {
+    let local = of_this_node()?;
+    let n = local.len();
+    let mut addresses = addresses.lock().unwrap_or_else(PoisonError::into_inner);
+    let written = addresses.node_has(local).map_err(io::Error::other)?;
+    if written > 0 {
+        info!(n, changed = written, "the node's addresses");
+    }
+    Ok(())
+}
+
+/// Every address of every interface, but the loopback ones: those need not be looked up.
+fn of_this_node() -> io::Result<BTreeSet<IpAddr>> {
+    let found = nix::ifaddrs::getifaddrs()?;
+    Ok(found
+        .filter_map(|interface| {
+            let address = interface.address?;
+            address
+                .as_sockaddr_in()
+                .map(|v4| IpAddr::from(v4.ip()))
+                .or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::from(v6.ip())))
+        })
+        .filter(|address| !address.is_loopback())
+        .collect())
+}

@@ -1,0 +1,111 @@
+//! What a proxy in eBPF mode follows and keeps of the node itself: its addresses, and the ports that
+//! its own sockets must not get.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::ValueEnum;
+use proxy::backend::ebpf::{Addresses, Ebpf, Sockets, Translated};
+use proxy::local::{self, Follower};
+use proxy::plan::planner::Supports;
+use proxy::reserved;
+use proxy::sync::Round;
+use tokio::sync::watch;
+use tracing::warn;
+
+/// How often the reserved ports are looked at, at most.
+const PORTS_PERIOD: Duration = Duration::from_secs(1);
+
+/// What is done at sockets.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SocketArgs {
+    /// Whose connections to translate at the socket: of pods and of the node, of the node, or
+    /// nobody's. Others are translated packet by packet.
+    #[arg(long, value_enum, value_name = "WHOSE", default_value_t = SocketLb::All)]
+    socket_lb: SocketLb,
+    /// Refuse the node's own sockets to be bound to a node port, where nobody would reach them.
+    #[arg(long)]
+    protect_node_ports: bool,
+    /// Serve frontends of every kind, though only to sockets of this node.
+    #[arg(long, hide = true)]
+    sockets_only: bool,
+}
+
+/// `--socket-lb`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum SocketLb {
+    All,
+    Host,
+    Off,
+}
+
+impl SocketArgs {
+    /// What they mean.
+    pub(crate) const fn meant(&self) -> Sockets {
+        let translated = match self.socket_lb {
+            SocketLb::All => Translated::All,
+            SocketLb::Host => Translated::Host,
+            SocketLb::Off => Translated::Off,
+        };
+        Sockets { translated, protect_node_ports: self.protect_node_ports }
+    }
+
+    /// What is served.
+    pub(crate) fn supports(&self) -> Supports {
+        Arc::new(if self.sockets_only { Ebpf::can_hold } else { Ebpf::can })
+    }
+}
+
+/// Writes the node's addresses, then follows them for ever; a dataplane that looks them up by itself
+/// has no such list.
+///
+/// # Errors
+/// They cannot be read or written to begin with.
+pub(crate) fn follow_addresses(
+    addresses: Option<Arc<Mutex<Addresses>>>,
+) -> anyhow::Result<impl Future<Output = ()>> {
+    let follower = match addresses {
+        Some(addresses) => {
+            let follower = Follower::new().context("cannot hear of the node's addresses")?;
+            local::write(&addresses).context("cannot follow the node's addresses")?;
+            Some((follower, addresses))
+        }
+        None => None,
+    };
+    Ok(async move {
+        match follower {
+            Some((follower, addresses)) => follower.follow(&addresses).await,
+            None => std::future::pending().await,
+        }
+    })
+}
+
+/// Keeps node ports from the sockets of this node that ask for any port.
+pub(crate) async fn reserve_ports(status: &Path, mut seen: watch::Receiver<Option<Arc<Round>>>) {
+    let file = reserved::file_of(status);
+    let mut known: Option<BTreeSet<u16>> = None;
+    let mut warned = false;
+    while seen.changed().await.is_ok() {
+        let Some(round) = seen.borrow_and_update().clone() else { continue };
+        let ports = reserved::node_ports(&round.plan);
+        if known.as_ref() == Some(&ports) {
+            continue;
+        }
+        match reserved::reserve(&file, &ports) {
+            Ok(_) => known = Some(ports),
+            Err(error) if !warned => {
+                warned = true;
+                warn!(
+                    "cannot reserve the node ports, which the node's own connections may take: \
+                     {error}; let the proxy write net.ipv4.ip_local_reserved_ports"
+                );
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(PORTS_PERIOD).await;
+    }
+    std::future::pending::<()>().await;
+}
