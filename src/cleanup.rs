@@ -6,8 +6,11 @@ use std::process::ExitCode;
 
 use load::pins::Pins;
 use load::probe;
+use proxy::backend::Backend;
+use proxy::backend::nftables::{self, Nftables};
+use proxy::config::ProxyMode;
 use proxy::reserved;
-use proxy::status::file_of;
+use proxy::status::{Status, file_of};
 
 /// Remove everything that a proxy left in the kernel. New connections to Services are not routed
 /// any more then.
@@ -24,6 +27,7 @@ pub(crate) struct Args {
 /// A proxy is running, or something cannot be removed.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
+    remove_tables(args, &mut out)?;
     if !args.bpffs.exists() {
         writeln!(out, "nothing to remove: {} does not exist", args.bpffs.display())?;
         return Ok(ExitCode::SUCCESS);
@@ -39,4 +43,19 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     writeln!(out, "removed {} and all programs that were attached from it", args.bpffs.display())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Removes the tables of the nftables mode; without nft there never were any.
+fn remove_tables(args: &Args, out: &mut impl Write) -> anyhow::Result<()> {
+    if !nftables::is_installed() {
+        return Ok(());
+    }
+    let status = Status::read(&file_of(&args.bpffs)).ok();
+    let running = status.filter(Status::is_running);
+    if let Some(status) = running.filter(|status| status.mode == ProxyMode::Nftables.name()) {
+        anyhow::bail!("the proxy {} is running; stop it first", status.pid);
+    }
+    Nftables::new().retire()?;
+    writeln!(out, "removed the tables ip fairlead and ip6 fairlead, where they were")?;
+    Ok(())
 }

@@ -53,6 +53,9 @@ pub(crate) struct NodeArgs {
     /// Which of the node's addresses serve node ports: CIDRs, primary, localhost, all.
     #[arg(long, value_name = "LIST", default_value = "", hide_default_value = true)]
     pub(crate) nodeport_addresses: String,
+    /// Serve node ports on 127.0.0.1, in the modes that can.
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub(crate) iptables_localhost_nodeports: bool,
     /// Feature gates, as name=true or name=false, comma-separated.
     #[arg(long, value_name = "LIST", default_value = "", hide_default_value = true)]
     pub(crate) feature_gates: String,
@@ -93,10 +96,10 @@ impl NodeArgs {
             pod_interface_name_prefix: self.pod_interface_name_prefix.clone(),
             masquerade_all: self.masquerade_all,
             nodeport_addresses: self.nodeport_addresses.clone(),
+            no_localhost_nodeports: !self.iptables_localhost_nodeports,
             feature_gates: self.feature_gates.clone(),
             external_ip_cidrs: self.external_ip_cidrs.clone(),
             service_cidrs: self.service_cidrs.clone(),
-            ..NodeFlags::default()
         })
     }
 }

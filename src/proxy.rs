@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -12,8 +12,10 @@ use load::pinned::Pinned;
 use load::{Capacity, Config};
 use model::feed::FeedReader;
 use model::watch::{Health, Notices};
-use proxy::backend::ebpf::Ebpf;
-use proxy::config::ProxyMode;
+use proxy::backend::Backend;
+use proxy::backend::ebpf::{Addresses, Ebpf};
+use proxy::backend::nftables::Nftables;
+use proxy::config::{NodeConfig, ProxyMode};
 use proxy::plan::Plan;
 use proxy::status::{Status, file_of};
 use proxy::sync::{Round, SyncError, Syncer};
@@ -69,11 +71,27 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     crate::log(args.v);
     let node = args.node.meant()?;
     let mode = args.node.as_typed()?.mode()?;
-    anyhow::ensure!(
-        mode == ProxyMode::Ebpf,
-        "--proxy-mode={}: this build has the mode ebpf only",
-        mode.name(),
-    );
+    let status = Status {
+        pid: std::process::id(),
+        mode: mode.name().to_owned(),
+        node: node.node_name.to_string(),
+        ..Status::default()
+    };
+    match mode {
+        ProxyMode::Ebpf => route_by_ebpf(args, node, status),
+        ProxyMode::Nftables => {
+            let supports = Arc::new(Nftables::can);
+            let syncer = Syncer::new(Nftables::new(), node, supports, Box::new(|_| Ok(())))?;
+            route(args, syncer, status, Beside::default())
+        }
+        ProxyMode::Iptables | ProxyMode::Ipvs => anyhow::bail!(
+            "--proxy-mode={}: this build has the modes ebpf and nftables only",
+            mode.name(),
+        ),
+    }
+}
+
+fn route_by_ebpf(args: &Args, node: NodeConfig, status: Status) -> anyhow::Result<ExitCode> {
     let config = Config {
         bpffs: args.bpffs.clone(),
         cgroup: args.cgroup.clone(),
@@ -81,20 +99,33 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         capacity: Capacity { frontends: args.max_frontends, endpoints: args.max_endpoints },
     };
     let cgroup = config.cgroup_dir()?;
-    let status = Status {
-        pid: std::process::id(),
-        mode: mode.name().to_owned(),
-        node: node.node_name.to_string(),
-        cgroup: cgroup.clone(),
-        ..Status::default()
-    };
-    let node_name = Arc::clone(&node.node_name);
+    let status = Status { cgroup: cgroup.clone(), ..status };
     let check = Box::new(move |plan: &Plan| pods::check(plan, &cgroup));
     let backend = Ebpf::new(config).with_sockets(args.sockets.meant());
     let mut syncer = Syncer::new(backend, node, args.sockets.supports(), check)?;
-    let addresses = syncer.backend().addresses();
-    let log = syncer.backend().dataplane().and_then(load::Dataplane::take_log);
+    let beside = Beside {
+        addresses: syncer.backend().addresses(),
+        log: syncer.backend().dataplane().and_then(load::Dataplane::take_log),
+    };
+    route(args, syncer, status, beside)
+}
 
+/// What the loop of the eBPF mode is accompanied by.
+#[derive(Default)]
+struct Beside {
+    addresses: Option<Arc<Mutex<Addresses>>>,
+    log: Option<load::Log>,
+}
+
+/// Keeps the kernel at what the cluster wants.
+fn route<B: Backend + 'static>(
+    args: &Args,
+    syncer: Syncer<B>,
+    status: Status,
+    beside: Beside,
+) -> anyhow::Result<ExitCode> {
+    let node_name = status.node.clone();
+    let by_sockets = status.mode == ProxyMode::Ebpf.name();
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let watched = args.source.watch(&node_name).await?;
@@ -102,17 +133,17 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let (rounds, seen) = watch::channel(None);
         let (destroyed, n_destroyed) = watch::channel(0);
         let status_file = file_of(&args.bpffs);
-        let following = node::follow_addresses(addresses)?;
+        let following = node::follow_addresses(beside.addresses)?;
         let mut syncing = spawn_sync(syncer, watched.feed, rounds, stopped)?;
         tokio::select! {
             ended = &mut syncing => return finished(ended),
             () = watched.task => warn!("the source of objects ended"),
-            () = end_stale_sockets(&args.bpffs, seen.clone(), destroyed) => {}
+            () = end_stale_sockets(&args.bpffs, seen.clone(), destroyed), if by_sockets => {}
             () = following => {}
-            () = node::reserve_ports(&status_file, seen.clone()) => {}
+            () = node::reserve_ports(&status_file, seen.clone()), if by_sockets => {}
             () = tell_owners(seen.clone(), watched.notices) => {}
             () = tell(status, &status_file, seen, watched.health, n_destroyed) => {}
-            () = drain_log(log) => {}
+            () = drain_log(beside.log) => {}
             signal = terminated() => info!("{}: leaving what is programmed in place", signal?),
         }
         stop.send_replace(true);
@@ -121,8 +152,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 /// Starts the loop on a thread of its own, since it blocks while it writes.
-fn spawn_sync(
-    syncer: Syncer<Ebpf>,
+fn spawn_sync<B: Backend + 'static>(
+    syncer: Syncer<B>,
     feed: FeedReader,
     rounds: watch::Sender<Option<Arc<Round>>>,
     stopped: watch::Receiver<bool>,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use load::pinned::Pinned;
+use proxy::backend::nftables;
 use proxy::status::{Status, file_of};
 
 /// How many problems are shown unless all are asked for.
@@ -29,7 +30,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let status = Status::read(&file_of(&args.bpffs)).ok();
     let running = status.as_ref().filter(|status| status.is_running());
     let mut out = std::io::stdout().lock();
-    let attached = print_kernel(&mut out, &args.bpffs)?;
+    let by_tables = status.as_ref().is_some_and(|status| status.mode == "nftables");
+    let attached = match by_tables {
+        true => print_tables(&mut out)?,
+        false => print_kernel(&mut out, &args.bpffs)?,
+    };
     match (running, status.as_ref()) {
         (Some(status), _) => print_process(&mut out, status, args.all)?,
         (None, Some(status)) => writeln!(
@@ -41,6 +46,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let good = attached && running.is_some_and(|status| status.in_sync);
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Whether packets come through the tables of the nftables mode.
+fn print_tables(out: &mut impl Write) -> anyhow::Result<bool> {
+    let hooked = nftables::is_hooked();
+    let words = if hooked { "hooked" } else { "not hooked, or not there" };
+    writeln!(out, "kernel      tables ip fairlead and ip6 fairlead {words}")?;
+    Ok(hooked)
 }
 
 /// Whether every program is attached.

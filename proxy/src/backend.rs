@@ -15,6 +15,7 @@ use thiserror::Error as ThisError;
 pub mod ebpf;
 pub mod fake;
 pub mod held;
+pub mod nftables;
 
 use crate::delta::{Actual, Op};
 use crate::plan::{Frontend, FrontendKey};

@@ -189,6 +189,10 @@ fn packages(need: Need, compiler: Compiler, bpf_linker: bool) -> BTreeSet<&'stat
         // It is a Rust program that links LLVM, which is C++.
         packages.extend(["llvm-22-dev", "g++"]);
     }
+    if need >= Need::Test {
+        // What the other modes are made of, and what the stage of their tests is set with.
+        packages.extend(["iproute2", "nftables"]);
+    }
     if need >= Need::Ci {
         packages.extend(compiler.clippy_packages());
     }

@@ -8,6 +8,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::thread;
 
+use nix::libc::in6_pktinfo;
 use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, SockaddrIn6, recvmsg, setsockopt, sockopt::Ipv6RecvPacketInfo,
 };
@@ -79,7 +80,11 @@ async fn send(probe: &Probe) -> io::Result<Answer> {
             bind(&socket, probe.from)?;
             let socket = UdpSocket::from_std(socket.into())?;
             socket.connect(probe.to).await?;
-            socket.send(probe.id.to_string().as_bytes()).await?;
+            match socket.send(probe.id.to_string().as_bytes()).await {
+                // Refused by a rule on its way out: the reason comes as an answer, if any does.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                sent => drop(sent?),
+            }
             socket.recv(&mut [0; 16]).await?;
             Ok(Answer::Accepted)
         }
@@ -127,7 +132,7 @@ fn receive_v4(socket: &Socket, transport: Transport) {
 
 fn receive_v6(socket: &Socket, transport: Transport) {
     let mut buffer = [0; 2048];
-    let mut space = nix::cmsg_space!(nix::libc::in6_pktinfo);
+    let mut space = nix::cmsg_space!(in6_pktinfo);
     loop {
         let mut segment = [IoSliceMut::new(&mut buffer)];
         let received = recvmsg::<SockaddrIn6>(

@@ -48,6 +48,9 @@ pub(crate) struct Scene<'a> {
     pub(crate) from: SocketAddr,
     /// To whom.
     pub(crate) to: SocketAddr,
+    /// Whether a host answers a first packet to a port where nobody listens: not where its kernel
+    /// has no SCTP.
+    pub(crate) is_answered: bool,
     /// Where they are.
     pub(crate) place: &'a Stage,
 }
@@ -165,6 +168,9 @@ impl Scene<'_> {
     /// Whether the answer of an endpoint passes node-a, which alone can translate it back.
     fn hears(&self, endpoint: SocketAddr) -> bool {
         let Outcome::Endpoints { masquerade, .. } = self.outcome else { return false };
+        if !self.is_answered {
+            return false;
+        }
         let is_here = |address| matches!(self.place.owner(address), "node-a" | "a1" | "a2" | "a3");
         *masquerade == Masquerade::Yes || is_here(endpoint.ip()) || is_here(self.from.ip())
     }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use libtest_mimic::Failed;
-use model::name::Family;
+use model::name::{Family, Protocol};
 use tests::actor::{IDS, Probe, Transport};
 use tests::case::{Case, Expectation, Line, Step};
 use tests::stage as cast;
@@ -310,7 +310,10 @@ impl Trial<'_> {
     fn scenes<'t>(&'t self, stage: &'t Stage) -> impl Iterator<Item = (u16, Scene<'t>)> {
         self.tries.iter().map(move |(id, from)| {
             let to = self.expectation.to;
-            (*id, Scene { outcome: &self.outcome, from: *from, to, place: stage })
+            let is_answered = self.expectation.protocol != Protocol::Sctp;
+            let scene =
+                Scene { outcome: &self.outcome, from: *from, to, is_answered, place: stage };
+            (*id, scene)
         })
     }
 
