@@ -24,9 +24,9 @@ use futures::{AsyncBufReadExt, StreamExt};
 use http::Request;
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use loadtest::ratio::quantile;
 use serde_json::{Value, json};
 use tests::binary;
-use tests::stats::quantile;
 use tokio::sync::Semaphore;
 
 const SERVICES: usize = 10_000;

@@ -32,7 +32,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use client::{Load, Questions};
-use tests::stats::{quantile, ratio};
+use loadtest::ratio::{quantile, ratio};
 use tests::{binary, population};
 
 const SERVICES: u32 = 10_000;

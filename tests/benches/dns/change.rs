@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use tests::stats::quantile;
+use loadtest::ratio::quantile;
 
 use super::client::packet;
 

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use tests::stats::quantile;
+use loadtest::ratio::quantile;
 
 use super::SERVICES;
 
