@@ -3,7 +3,6 @@
 mod cluster;
 mod cost;
 mod heal;
-mod interrupt;
 mod keep;
 mod screen;
 mod spread;
@@ -12,7 +11,8 @@ use std::{ffi::OsString, process::ExitCode};
 
 use anyhow::bail;
 
-use self::{cluster::Cluster, interrupt::Interrupt, screen::Screen};
+use self::{cluster::Cluster, screen::Screen};
+use crate::interrupt::Interrupt;
 
 /// Show a Service at work: three pods on this machine, routed by eBPF
 #[derive(Debug, clap::Args)]

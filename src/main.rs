@@ -8,11 +8,10 @@ mod dig;
 mod dns;
 mod explain;
 mod hello;
-mod node;
+mod interrupt;
+mod loadtest;
 mod node_args;
 mod plan;
-mod pod_process;
-mod pods;
 mod proxy;
 mod status;
 
@@ -36,18 +35,20 @@ enum Command {
     Plan(Box<plan::Args>),
     Explain(Box<explain::Args>),
     Dns(dns::Args),
-    Node(Box<node::Args>),
     Dig(dig::Args),
     Status(status::Args),
     Cleanup(cleanup::Args),
     Control(control::Args),
     Demo(demo::Args),
+    Loadtest(Box<loadtest::Args>),
+    #[command(hide = true)]
+    LoadServer(loadtest::ServerArgs),
+    #[command(hide = true)]
+    LoadGenerator(loadtest::WorkerArgs),
     #[command(hide = true)]
     Hello(hello::Args),
     #[command(hide = true)]
     Client(client::Args),
-    #[command(hide = true)]
-    PodProcess(pod_process::Args),
 }
 
 fn main() -> ExitCode {
@@ -57,15 +58,16 @@ fn main() -> ExitCode {
         Command::Plan(args) => plan::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Dns(args) => dns::run(&args),
-        Command::Node(args) => node::run(&args),
         Command::Dig(args) => dig::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
         Command::Control(args) => control::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Loadtest(args) => loadtest::run(&args),
+        Command::LoadServer(args) => loadtest::serve(args),
+        Command::LoadGenerator(args) => loadtest::generate(args),
         Command::Hello(args) => hello::run(args),
         Command::Client(args) => client::run(args),
-        Command::PodProcess(args) => pod_process::run(args),
     };
     match done {
         Ok(code) => code,

@@ -37,7 +37,7 @@ pub enum Verdict {
 }
 
 /// The spread of an arm.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Fairness {
     /// Chi-square.
     pub statistic: f64,

@@ -1,12 +1,14 @@
 //! Threads with a reactor each for every arm of a test, and slices of load that all begin at once.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
     sync::mpsc::{Receiver, RecvError, SendError, SyncSender, sync_channel},
     thread::{self, JoinHandle},
 };
 
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, setns};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
@@ -54,6 +56,14 @@ pub enum GenerateError {
     /// A thread could not be made.
     #[error("starting a thread")]
     Thread(#[source] io::Error),
+    /// The network namespace cannot be entered.
+    #[error("entering the network namespace {}", path.display())]
+    Namespace {
+        /// Its file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// A reactor could not be made.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -104,6 +114,9 @@ pub struct Threads {
     pub n_threads: usize,
     /// The processors to keep them on, in turn; the kernel's choice when there are none.
     pub processors: Vec<usize>,
+    /// The network namespace to send from; this process's own when there is none.
+    #[serde(default)]
+    pub netns: Option<PathBuf>,
 }
 
 /// The threads.
@@ -141,9 +154,14 @@ impl Generator {
         let threads = (0..n_threads)
             .map(|idx| {
                 let place = idx.checked_rem(threads.processors.len());
-                Thread::start(idx, place.and_then(|it| threads.processors.get(it)).copied())
+                let processor = place.and_then(|it| threads.processors.get(it)).copied();
+                Thread::start(idx, processor, threads.netns.clone())
             })
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<_>, _>>()?;
+        // Each says that it is where it should be.
+        for thread in &threads {
+            thread.done.recv()??;
+        }
         Ok(Self { threads, rates: Vec::new(), n_descriptors: SPARE_DESCRIPTORS })
     }
 
@@ -190,7 +208,11 @@ impl Hand for Generator {
 }
 
 impl Thread {
-    fn start(idx: usize, processor: Option<usize>) -> Result<Self, GenerateError> {
+    fn start(
+        idx: usize,
+        processor: Option<usize>,
+        netns: Option<PathBuf>,
+    ) -> Result<Self, GenerateError> {
         let (orders, received) = sync_channel(1);
         let (report, done) = sync_channel(1);
         let handle = thread::Builder::new()
@@ -198,6 +220,11 @@ impl Thread {
             .spawn(move || {
                 if let Some(processor) = processor {
                     stay_on(processor);
+                }
+                let entered = netns.as_deref().map_or(Ok(()), enter);
+                let is_lost = entered.is_err();
+                if report.send(entered.map(|()| None)).is_err() || is_lost {
+                    return;
                 }
                 let mut reactors = Vec::new();
                 while let Ok(order) = received.recv() {
@@ -252,6 +279,12 @@ pub fn n_processors() -> usize {
 pub fn stay_on(processor: usize) -> bool {
     let mut set = CpuSet::new();
     set.set(processor).and_then(|()| sched_setaffinity(Pid::from_raw(0), &set)).is_ok()
+}
+
+/// Moves the calling thread into a network namespace.
+fn enter(path: &Path) -> Result<(), GenerateError> {
+    let entered = File::open(path).and_then(|file| Ok(setns(file, CloneFlags::CLONE_NEWNET)?));
+    entered.map_err(|source| GenerateError::Namespace { path: path.to_owned(), source })
 }
 
 /// Raises the soft limit as far as is needed and allowed.

@@ -14,7 +14,8 @@ use sandbox::{
     manifest::{self, Endpoint, Folder, Service},
 };
 
-use super::{interrupt::Interrupt, keep, screen::Screen};
+use super::{keep, screen::Screen};
+use crate::interrupt::Interrupt;
 
 /// The Service's addresses, from the range that Kubernetes documents use.
 const CLUSTER_IP_V4: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);

@@ -12,9 +12,9 @@ use sandbox::{
 
 use super::{
     cluster::Cluster,
-    interrupt::Interrupt,
     screen::{Screen, count},
 };
+use crate::interrupt::Interrupt;
 
 const N_ROUNDS: u32 = 100;
 /// In a round: long enough to take every pod in turn a few times.

@@ -11,9 +11,9 @@ use sandbox::{
 
 use super::{
     cluster::{Cluster, Web},
-    interrupt::Interrupt,
     screen::{Screen, count},
 };
+use crate::interrupt::Interrupt;
 
 /// For how long requests go on before the pod goes, and after, in seconds.
 const BEFORE: u64 = 1;

@@ -17,9 +17,9 @@ use sandbox::{Sandbox, wait};
 
 use super::{
     cluster::{Cluster, DETECT_LOCAL, NODE},
-    interrupt::Interrupt,
     screen::Screen,
 };
+use crate::interrupt::Interrupt;
 
 /// For ever, as far as a person at a terminal is concerned.
 const A_YEAR: Duration = Duration::from_secs(365 * 24 * 3600);

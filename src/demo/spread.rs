@@ -7,9 +7,9 @@ use sandbox::traffic::{Load, Protocol, Tally};
 
 use super::{
     cluster::Cluster,
-    interrupt::Interrupt,
     screen::{Screen, count},
 };
+use crate::interrupt::Interrupt;
 
 const DURATION: Duration = Duration::from_millis(1500);
 

@@ -13,6 +13,8 @@ mod explain;
 mod leftovers;
 #[path = "netns/node_sockets.rs"]
 mod node_sockets;
+#[path = "netns/loadtest.rs"]
+mod loadtest_itself;
 #[path = "netns/refusal.rs"]
 mod refusal;
 #[path = "netns/restart.rs"]

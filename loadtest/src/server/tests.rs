@@ -34,7 +34,7 @@ fn load(kind: Kind, targets: Vec<SocketAddr>) -> Load {
 }
 
 fn generator() -> Generator {
-    Generator::start(&Threads { n_threads: 2, processors: Vec::new() }).unwrap()
+    Generator::start(&Threads { n_threads: 2, ..Threads::default() }).unwrap()
 }
 
 fn run(load: &Load, nanos: u64) -> Tally {

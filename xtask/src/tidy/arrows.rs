@@ -16,13 +16,9 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("dns", &["model"]),
     ("api", &[]),
     ("controllers", &[]),
-    ("node", &["sandbox"]),
     ("sandbox", &[]),
     ("loadtest", &[]),
-    (
-        "fairlead",
-        &["model", "proxy", "dns", "api", "controllers", "node", "load", "sandbox", "loadtest"],
-    ),
+    ("fairlead", &["model", "proxy", "dns", "api", "controllers", "load", "sandbox", "loadtest"]),
     (
         "tests",
         &["model", "abi", "load", "packet", "proxy", "dns", "sandbox", "loadtest", "fairlead"],
@@ -32,7 +28,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 
 /// Libraries that only some rooms may know.
 const LIBRARIES: &[(&str, &[&str])] = &[
-    ("kube", &["model", "controllers", "node"]),
+    ("kube", &["model", "controllers"]),
     ("axum", &["api"]),
     ("rusqlite", &["api"]),
     // `abi` promises it, behind a feature, that keys and values are plain bytes.
@@ -106,7 +102,7 @@ mod tests {
         assert!(findings("model", "kube", None).is_empty());
         assert_eq!(
             findings("proxy", "kube", None),
-            ["proxy: must not know kube; may: model, controllers, node"]
+            ["proxy: must not know kube; may: model, controllers"]
         );
         assert_eq!(findings("proxy", "aya", None), ["proxy: must not know aya; may: load, abi"]);
     }
