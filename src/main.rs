@@ -10,8 +10,11 @@ mod explain;
 mod hello;
 mod interrupt;
 mod loadtest;
+mod node;
 mod node_args;
 mod plan;
+mod pod_process;
+mod pods;
 mod proxy;
 mod status;
 
@@ -35,6 +38,7 @@ enum Command {
     Plan(Box<plan::Args>),
     Explain(Box<explain::Args>),
     Dns(dns::Args),
+    Node(Box<node::Args>),
     Dig(dig::Args),
     Status(status::Args),
     Cleanup(cleanup::Args),
@@ -49,6 +53,8 @@ enum Command {
     Hello(hello::Args),
     #[command(hide = true)]
     Client(client::Args),
+    #[command(hide = true)]
+    PodProcess(pod_process::Args),
 }
 
 fn main() -> ExitCode {
@@ -58,6 +64,7 @@ fn main() -> ExitCode {
         Command::Plan(args) => plan::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Dns(args) => dns::run(&args),
+        Command::Node(args) => node::run(&args),
         Command::Dig(args) => dig::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
@@ -68,6 +75,7 @@ fn main() -> ExitCode {
         Command::LoadGenerator(args) => loadtest::generate(args),
         Command::Hello(args) => hello::run(args),
         Command::Client(args) => client::run(args),
+        Command::PodProcess(args) => pod_process::run(args),
     };
     match done {
         Ok(code) => code,

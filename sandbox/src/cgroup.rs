@@ -62,7 +62,7 @@ pub(crate) fn create_anew(path: &Path) -> io::Result<()> {
 }
 
 /// Kills every process in a cgroup and in those below it, and waits until they are gone.
-pub(crate) fn kill(path: &Path) -> io::Result<()> {
+pub fn kill(path: &Path) -> io::Result<()> {
     match fs::write(path.join("cgroup.kill"), "1") {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other?,
@@ -77,7 +77,7 @@ pub(crate) fn kill(path: &Path) -> io::Result<()> {
 }
 
 /// Removes a cgroup and those below it; they must be empty.
-pub(crate) fn remove(path: &Path) -> io::Result<()> {
+pub fn remove(path: &Path) -> io::Result<()> {
     let entries = match fs::read_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries?,

@@ -25,7 +25,7 @@
 //! `/run/fairlead/sandbox`) the next [`Sandbox::create`] sweeps.
 //!
 //! Read in this order: [`cluster`], [`node`], [`pod`], [`process`], then what they are made of:
-//! [`address`], [`netns`], `link`, [`cgroup`], `record`. [`hello`] is what a pod serves,
+//! [`address`], [`netns`], [`link`], [`cgroup`], `record`. [`hello`] is what a pod serves,
 //! [`traffic`] what a client sends, [`manifest`] what Kubernetes would say of it all, and
 //! [`fairlead`] runs the binary's own programs in it.
 
@@ -39,7 +39,7 @@ pub mod process;
 pub mod address;
 pub mod cgroup;
 pub mod error;
-mod link;
+pub mod link;
 pub mod netns;
 mod record;
 pub mod wait;

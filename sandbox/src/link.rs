@@ -45,26 +45,44 @@ pub enum LinkError {
     },
 }
 
+impl LinkError {
+    /// Whether what was asked for is there.
+    #[must_use]
+    pub fn is_there_already(&self) -> bool {
+        matches!(
+            self,
+            Self::Request { source: rtnetlink::Error::NetlinkError(answer), .. }
+                if answer.raw_code() == -nix::libc::EEXIST
+        )
+    }
+}
+
 /// The links of the namespace that the calling thread is in.
-pub(crate) struct Links {
+#[derive(Debug)]
+pub struct Links {
     handle: Handle,
 }
 
 /// One end of a veth pair that lies in another namespace.
-pub(crate) struct Peer<'a> {
-    pub(crate) name: &'static str,
-    pub(crate) netns: &'a Netns,
+#[derive(Debug)]
+pub struct Peer<'a> {
+    /// What it is called there.
+    pub name: &'static str,
+    /// Where it lies.
+    pub netns: &'a Netns,
 }
 
 /// How a route leaves: straight onto a link, or through a router on it.
-#[derive(Clone, Copy)]
-pub(crate) enum Hop<'a> {
+#[derive(Clone, Copy, Debug)]
+pub enum Hop<'a> {
+    /// The network is on this link.
     OnLink(&'a str),
+    /// Through a router on a link.
     Via(IpAddr, &'a str),
 }
 
 /// Lets `f` change the links of `netns`.
-pub(crate) fn configure(
+pub fn configure(
     netns: &Netns,
     f: impl AsyncFnOnce(&Links) -> Result<(), LinkError> + Send,
 ) -> Result<(), LinkError> {
@@ -86,14 +104,14 @@ pub(crate) fn configure(
 
 impl Links {
     /// A bridge that forwards from the first packet on.
-    pub(crate) async fn bridge(&self, name: &str) -> Result<(), LinkError> {
+    pub async fn bridge(&self, name: &str) -> Result<(), LinkError> {
         let bridge = LinkBridge::new(name).build();
         asked(self.handle.link().add(bridge).execute().await, || format!("adding bridge {name}"))
     }
 
     /// A veth pair: `name` here, up, and on the bridge if there is one; `peer` over there, down
     /// (veth refuses to come up before both ends are there).
-    pub(crate) async fn veth(
+    pub async fn veth(
         &self,
         name: &str,
         peer: Peer<'_>,
@@ -110,7 +128,7 @@ impl Links {
     }
 
     /// Sets a link up or down.
-    pub(crate) async fn set_up(&self, name: &str, up: bool) -> Result<(), LinkError> {
+    pub async fn set_up(&self, name: &str, up: bool) -> Result<(), LinkError> {
         let link = LinkUnspec::new_with_index(index(name)?);
         let link = if up { link.up() } else { link.down() };
         asked(self.handle.link().set(link.build()).execute().await, || {
@@ -119,14 +137,14 @@ impl Links {
     }
 
     /// Removes a link, and with it its other end.
-    pub(crate) async fn remove(&self, name: &str) -> Result<(), LinkError> {
+    pub async fn remove(&self, name: &str) -> Result<(), LinkError> {
         asked(self.handle.link().del(index(name)?).execute().await, || {
             format!("removing link {name}")
         })
     }
 
     /// Gives a link an address, usable at once: nobody else is there to hold the same one.
-    pub(crate) async fn address(
+    pub async fn address(
         &self,
         name: &str,
         address: impl Into<IpAddr>,
@@ -141,7 +159,7 @@ impl Links {
     }
 
     /// Adds a route to `network`.
-    pub(crate) async fn route(
+    pub async fn route(
         &self,
         network: impl Into<IpAddr>,
         prefix_len: u8,

@@ -28,7 +28,7 @@ impl Netns {
     }
 
     /// The one that a file under `/proc` stands for.
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+    pub fn open(path: &Path) -> io::Result<Self> {
         Ok(Self { file: Arc::new(File::open(path)?) })
     }
 
@@ -47,7 +47,7 @@ impl Netns {
     }
 
     /// Writes settings under `/proc/sys/net`, which shows each thread its own namespace's.
-    pub(crate) fn set_sysctls(&self, settings: &[(&str, &str)]) -> io::Result<()> {
+    pub fn set_sysctls(&self, settings: &[(&str, &str)]) -> io::Result<()> {
         self.run(|| {
             for (name, value) in settings {
                 fs::write(format!("/proc/sys/net/{name}"), value)?;

@@ -11,10 +11,10 @@ mod ebpf_log;
 mod explain;
 #[path = "netns/leftovers.rs"]
 mod leftovers;
-#[path = "netns/node_sockets.rs"]
-mod node_sockets;
 #[path = "netns/loadtest.rs"]
 mod loadtest_itself;
+#[path = "netns/node_sockets.rs"]
+mod node_sockets;
 #[path = "netns/refusal.rs"]
 mod refusal;
 #[path = "netns/restart.rs"]

@@ -148,8 +148,13 @@ impl Server {
             write_private(path, kubeconfig.as_bytes()).map_err(error)?;
         }
         let auth = Authenticator::new(keys, config.security == Security::Https);
-        let api =
-            Api { store, ranges: Arc::new(config.ranges), auth, stop: CancellationToken::new() };
+        let api = Api {
+            store,
+            ranges: Arc::new(config.ranges),
+            auth,
+            stop: CancellationToken::new(),
+            tunnels: TaskTracker::new(),
+        };
         let connections = Arc::new(Semaphore::new(config.max_connections));
         Ok(Self {
             api: Arc::new(api),
@@ -206,7 +211,9 @@ impl Server {
         }
         self.api.stop.cancel();
         tasks.close();
-        if tokio::time::timeout(HEAD_TIMEOUT, tasks.wait()).await.is_err() {
+        self.api.tunnels.close();
+        let all = async { tokio::join!(tasks.wait(), self.api.tunnels.wait()) };
+        if tokio::time::timeout(HEAD_TIMEOUT, all).await.is_err() {
             tracing::info!("some connections did not end in time");
         }
     }
@@ -248,7 +255,7 @@ async fn serve(
             Ok::<_, std::convert::Infallible>(answer.unwrap_or_else(|_elapsed| late()))
         }
     });
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

@@ -1,6 +1,7 @@
 //! The HTTP face: a request becomes a path and a verb, a verb becomes a read or a transaction.
 
 pub(crate) mod body;
+mod connect;
 mod delete;
 mod discovery;
 mod duplicates;
@@ -22,8 +23,10 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};
+use hyper::upgrade::OnUpgrade;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::allocate::Ranges;
 use crate::auth::{Authenticator, User};
@@ -43,6 +46,8 @@ pub(crate) struct Api {
     pub(crate) auth: Authenticator,
     /// Ends every watch when the server stops.
     pub(crate) stop: CancellationToken,
+    /// Connections to pods, which outlive their requests.
+    pub(crate) tunnels: TaskTracker,
 }
 
 /// A request, taken apart.
@@ -51,6 +56,7 @@ pub(crate) struct Request {
     method: Method,
     path: String,
     query: Query,
+    query_text: String,
     headers: HeaderMap,
     body: Bytes,
     user: User,
@@ -69,11 +75,12 @@ struct Target {
 
 impl Api {
     /// Answers one request.
-    pub(crate) async fn answer(self: Arc<Self>, request: http::Request<Body>) -> Response {
+    pub(crate) async fn answer(self: Arc<Self>, mut request: http::Request<Body>) -> Response {
         let started = std::time::Instant::now();
+        let upgrade = request.extensions_mut().remove();
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let response = match self.take_apart(request).await {
-            Ok(request) => self.route(&request).await,
+            Ok(request) => self.route(&request, upgrade).await,
             Err(status) => Err(status),
         };
         let response = response.unwrap_or_else(|status| refuse(&status));
@@ -88,10 +95,16 @@ impl Api {
         let query = Query::parse(head.uri.query().unwrap_or_default())?;
         let body = body::collect(body).await?;
         let path = head.uri.path().to_owned();
-        Ok(Request { method: head.method, path, query, headers: head.headers, body, user })
+        let query_text = head.uri.query().unwrap_or_default().to_owned();
+        let headers = head.headers;
+        Ok(Request { method: head.method, path, query, query_text, headers, body, user })
     }
 
-    async fn route(self: &Arc<Self>, request: &Request) -> Result<Response> {
+    async fn route(
+        self: &Arc<Self>,
+        request: &Request,
+        upgrade: Option<OnUpgrade>,
+    ) -> Result<Response> {
         let path = ApiPath::parse(&request.path)?;
         match &path {
             ApiPath::Plain(segments) => {
@@ -107,6 +120,9 @@ impl Api {
                 review::answer(self, request, kind, namespace.as_deref())
             }
             ApiPath::Resource(resource) => {
+                if let Some(part) = connect::part(resource) {
+                    return connect::answer(self, request, resource, part, upgrade).await;
+                }
                 let target = Target::find(resource)?;
                 let verb = verb(request, &target)?;
                 let asked = target.attributes();

@@ -16,9 +16,13 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("dns", &["model"]),
     ("api", &[]),
     ("controllers", &[]),
+    ("node", &["sandbox"]),
     ("sandbox", &[]),
     ("loadtest", &[]),
-    ("fairlead", &["model", "proxy", "dns", "api", "controllers", "load", "sandbox", "loadtest"]),
+    (
+        "fairlead",
+        &["model", "proxy", "dns", "api", "controllers", "node", "load", "sandbox", "loadtest"],
+    ),
     (
         "tests",
         &["model", "abi", "load", "packet", "proxy", "dns", "sandbox", "loadtest", "fairlead"],
@@ -28,7 +32,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 
 /// Libraries that only some rooms may know.
 const LIBRARIES: &[(&str, &[&str])] = &[
-    ("kube", &["model", "controllers"]),
+    ("kube", &["model", "controllers", "node"]),
     ("axum", &["api"]),
     ("rusqlite", &["api"]),
     // `abi` promises it, behind a feature, that keys and values are plain bytes.
@@ -102,7 +106,7 @@ mod tests {
         assert!(findings("model", "kube", None).is_empty());
         assert_eq!(
             findings("proxy", "kube", None),
-            ["proxy: must not know kube; may: model, controllers"]
+            ["proxy: must not know kube; may: model, controllers, node"]
         );
         assert_eq!(findings("proxy", "aya", None), ["proxy: must not know aya; may: load, abi"]);
     }

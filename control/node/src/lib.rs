@@ -1,0 +1,37 @@
+//! The node agent: pods that really run.
+//!
+//! ```text
+//!  API ──watch pods of this node──▶ agent ──one each──▶ worker ──decide──▶ life  [pure]
+//!   ▲                                                    │  ▲                │
+//!   └── status, events, lease ◀──────────────────────────┘  │ ends, probes   │ actions
+//!                                                           │                ▼
+//!                                                        runtime: sandbox, containers, exec
+//! ```
+//!
+//! Read in this order: `life` (what becomes of a pod), `worker` (who sees to it), [`agent`],
+//! `runtime` (what a runtime does), `process` (the one that needs nothing installed). The rest
+//! prepares containers: `environment`, `volumes`, `names`, `network`, `prepare`; asks after them:
+//! `probe`; and answers for them: `server`, `registration`, `routes`.
+
+#![forbid(unsafe_code)]
+
+pub mod agent;
+mod api;
+mod environment;
+mod life;
+mod log;
+mod names;
+mod network;
+mod prepare;
+mod probe;
+mod process;
+mod quantity;
+mod registration;
+mod routes;
+mod runtime;
+mod server;
+mod volumes;
+mod worker;
+
+pub use agent::{Config, RunError, run};
+pub use process::entry::{Role, enter};

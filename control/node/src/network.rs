@@ -1,0 +1,224 @@
+//! The network of one node's pods: a bridge, an address of each family, routes to other nodes.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use ipnet::IpNet;
+use nix::net::if_::if_nametoindex;
+use sandbox::link::{self, Hop, LinkError, Peer};
+use sandbox::netns::Netns;
+
+/// The bridge that a node's pods meet on.
+const BRIDGE: &str = "fairlead0";
+/// The pod's end of its link.
+const LINK: &str = "eth0";
+
+/// Addresses need no probing, and a busy client may use a port again after a second.
+const POD_SYSCTLS: [(&str, &str); 3] = [
+    ("ipv6/conf/all/accept_dad", "0"),
+    ("ipv6/conf/default/accept_dad", "0"),
+    ("ipv4/tcp_tw_reuse", "1"),
+];
+
+/// Why a pod has no network.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NetworkError {
+    /// The kernel refused.
+    #[error("{0}: {1}")]
+    Link(LinkError, String),
+    /// A namespace cannot be entered or set up.
+    #[error("set up the network namespace: {0}")]
+    Namespace(#[from] io::Error),
+    /// Every address of a range is taken.
+    #[error("no address left in {0}")]
+    Full(IpNet),
+}
+
+impl From<LinkError> for NetworkError {
+    fn from(error: LinkError) -> Self {
+        let why = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+        Self::Link(error, why)
+    }
+}
+
+/// The pods' network on this node.
+#[derive(Debug)]
+pub(crate) struct Network {
+    host: Netns,
+    ranges: Vec<IpNet>,
+    taken: Mutex<BTreeSet<IpAddr>>,
+}
+
+impl Network {
+    /// Makes the bridge, or takes over the one that is there.
+    pub(crate) fn open(ranges: Vec<IpNet>) -> Result<Self, NetworkError> {
+        let host = Netns::open(Path::new("/proc/self/ns/net"))?;
+        if !ranges.is_empty() {
+            set_up_bridge(&host, &ranges)?;
+        }
+        Ok(Self { host, ranges, taken: Mutex::default() })
+    }
+
+    /// Gives a pod a link and addresses, the first range's first.
+    pub(crate) fn connect(&self, uid: &str, namespace: &Path) -> Result<Vec<IpAddr>, NetworkError> {
+        let pod = Netns::open(namespace)?;
+        pod.set_sysctls(&POD_SYSCTLS)?;
+        let addresses = self.allocate()?;
+        let linked = self.link(uid, &pod, &addresses);
+        if linked.is_err() {
+            self.release(&addresses);
+        }
+        linked.map(|()| addresses)
+    }
+
+    fn link(&self, uid: &str, pod: &Netns, addresses: &[IpAddr]) -> Result<(), NetworkError> {
+        let port = port(uid);
+        link::configure(&self.host, async |links| {
+            links.veth(&port, Peer { name: LINK, netns: pod }, Some(BRIDGE)).await
+        })?;
+        let configured = link::configure(pod, async |links| {
+            links.set_up("lo", true).await?;
+            links.set_up(LINK, true).await?;
+            for (address, range) in addresses.iter().zip(&self.ranges) {
+                links.address(LINK, *address, range.prefix_len()).await?;
+                let everywhere = if address.is_ipv4() {
+                    IpAddr::from([0_u8; 4])
+                } else {
+                    IpAddr::from([0_u8; 16])
+                };
+                if let Some(gateway) = gateway(range) {
+                    links.route(everywhere, 0, Hop::Via(gateway, LINK)).await?;
+                }
+            }
+            Ok(())
+        });
+        Ok(configured?)
+    }
+
+    /// Takes a pod's link away, and with it its addresses. That there is none is fine.
+    pub(crate) fn disconnect(&self, uid: &str) -> Result<(), NetworkError> {
+        let port = port(uid);
+        let is_there = self.host.run(|| if_nametoindex(port.as_str()).is_ok())?;
+        if is_there {
+            link::configure(&self.host, async |links| links.remove(&port).await)?;
+        }
+        Ok(())
+    }
+
+    fn allocate(&self) -> Result<Vec<IpAddr>, NetworkError> {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut addresses = Vec::new();
+        for range in &self.ranges {
+            // The first is the bridge's.
+            let free = range.hosts().skip(1).find(|address| !taken.contains(address));
+            addresses.push(free.ok_or(NetworkError::Full(*range))?);
+        }
+        taken.extend(&addresses);
+        Ok(addresses)
+    }
+
+    /// Gives these addresses to nobody else.
+    pub(crate) fn take(&self, addresses: &[IpAddr]) {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).extend(addresses);
+    }
+
+    /// Lets addresses be given again.
+    pub(crate) fn release(&self, addresses: &[IpAddr]) {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        for address in addresses {
+            taken.remove(address);
+        }
+    }
+
+    /// Leads what is for another node's pods to that node. That the route is there is fine.
+    pub(crate) fn add_route(&self, range: IpNet, node: IpAddr) -> Result<(), NetworkError> {
+        let uplink = uplink(&self.host, node)?;
+        let added = link::configure(&self.host, async |links| {
+            links.route(range.network(), range.prefix_len(), Hop::Via(node, &uplink)).await
+        });
+        match added {
+            Err(error) if !error.is_there_already() => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn set_up_bridge(host: &Netns, ranges: &[IpNet]) -> Result<(), NetworkError> {
+    host.set_sysctls(&[("ipv4/ip_forward", "1")])?;
+    if ranges.iter().any(|range| range.addr().is_ipv6()) {
+        host.set_sysctls(&[("ipv6/conf/all/forwarding", "1")])?;
+    }
+    link::configure(host, async |links| {
+        if if_nametoindex(BRIDGE).is_err() {
+            links.bridge(BRIDGE).await?;
+        }
+        links.set_up(BRIDGE, true).await?;
+        for range in ranges {
+            let Some(gateway) = gateway(range) else { continue };
+            match links.address(BRIDGE, gateway, range.prefix_len()).await {
+                Err(error) if !error.is_there_already() => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// The node's own address among its pods': the first.
+fn gateway(range: &IpNet) -> Option<IpAddr> {
+    range.hosts().next()
+}
+
+/// The node's end of a pod's link: 15 bytes at most.
+fn port(uid: &str) -> String {
+    let digits = uid.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("veth{:011x}", digits & 0xfff_ffff_ffff)
+}
+
+/// The link on which a node is a neighbour: where its own address's network is.
+fn uplink(host: &Netns, node: IpAddr) -> Result<String, NetworkError> {
+    let found = host.run(|| {
+        nix::ifaddrs::getifaddrs().ok()?.find_map(|one| {
+            let own = address_of(one.address.as_ref()?)?;
+            let mask = address_of(one.netmask.as_ref()?)?;
+            let range = IpNet::with_netmask(own, mask).ok()?;
+            range.contains(&node).then_some(one.interface_name)
+        })
+    })?;
+    found.ok_or_else(|| {
+        let why = format!("node {node} is no neighbour: no link has an address in its network");
+        NetworkError::Namespace(io::Error::other(why))
+    })
+}
+
+/// An address out of the system's own form.
+fn address_of(address: &nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {
+    let v4 = address.as_sockaddr_in().map(|one| IpAddr::from(one.ip()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|one| IpAddr::from(one.ip())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_named_after_its_pod_in_fifteen_bytes() {
+        let names: BTreeSet<String> = (0..1000).map(|n| port(&format!("uid-{n}"))).collect();
+        assert_eq!(names.len(), 1000);
+        assert!(names.iter().all(|name| name.len() == 15));
+    }
+
+    #[test]
+    fn the_first_address_of_a_range_is_the_node_s() {
+        let range: IpNet = "10.244.3.0/24".parse().unwrap();
+        assert_eq!(gateway(&range), Some("10.244.3.1".parse().unwrap()));
+        let range: IpNet = "fd00:10:244:3::/64".parse().unwrap();
+        assert!(gateway(&range).is_some_and(|address| range.contains(&address)));
+    }
+}

@@ -1,0 +1,166 @@
+//! The flags of the node agent, and its start.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use model::source::kube::{Connection, KubeConfig};
+use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::{SockaddrIn, SockaddrIn6};
+use tokio_util::sync::CancellationToken;
+
+use crate::node_args::SourceArgs;
+
+/// What runs pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Runtime {
+    /// Processes in namespaces; nothing needs to be installed.
+    Process,
+    /// containerd, through its CRI socket.
+    Containerd,
+}
+
+/// The node agent's flags, named as the kubelet's where it has them.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PodArgs {
+    /// Run this node's pods as well: register the node, and be its agent.
+    #[arg(long)]
+    run_pods: bool,
+    /// What runs them.
+    #[arg(long, value_enum, default_value_t = Runtime::Process, requires = "run_pods")]
+    runtime: Runtime,
+    /// Where pods, their volumes and logs are kept.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/fairlead/pods")]
+    root_dir: PathBuf,
+    /// The ranges of pods' addresses, one a family; by default, those of the Node object.
+    #[arg(long, value_name = "CIDR,…", value_delimiter = ',')]
+    pod_cidr: Vec<String>,
+    /// The node's own addresses, one a family; by default, the first that its links have.
+    #[arg(long, value_name = "ADDR,…", value_delimiter = ',')]
+    node_ip: Vec<IpAddr>,
+    /// Where pods ask for names.
+    #[arg(long, value_name = "ADDR,…", value_delimiter = ',')]
+    cluster_dns: Vec<IpAddr>,
+    /// Labels of the Node object.
+    #[arg(long, value_name = "KEY=VALUE,…", value_delimiter = ',')]
+    node_labels: Vec<String>,
+    /// Where logs are read and commands run from; by default, port 10250 of the node's address.
+    #[arg(long, value_name = "ADDR:PORT")]
+    agent_listen: Option<SocketAddr>,
+    /// Pods at once, at most.
+    #[arg(long, value_name = "N", default_value_t = 110)]
+    max_pods: u32,
+    /// Processes at once in one pod, at most.
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    pod_max_pids: u64,
+}
+
+/// The node as its other flags have it.
+#[derive(Debug)]
+pub(crate) struct Place<'a> {
+    pub(crate) source: &'a SourceArgs,
+    pub(crate) node_name: &'a str,
+    /// The cgroup v2 directory above every pod.
+    pub(crate) cgroup: &'a Path,
+    /// The domain of the cluster's names.
+    pub(crate) domain: &'a str,
+}
+
+impl PodArgs {
+    /// Refuses to start for nothing.
+    ///
+    /// # Errors
+    /// `--run-pods` is not given.
+    pub(crate) fn require(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(self.run_pods, "fairlead node does nothing else yet: add --run-pods");
+        Ok(())
+    }
+
+    /// Runs the agent, if it is asked for, until told to stop.
+    ///
+    /// # Errors
+    /// The flags mean nothing, or something that every pod needs is not to be had.
+    pub(crate) async fn run(
+        &self,
+        place: &Place<'_>,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
+        if !self.run_pods {
+            stop.cancelled().await;
+            return Ok(());
+        }
+        let config = self.config(place)?;
+        let source = place.source;
+        let kube =
+            KubeConfig { kubeconfig: source.kubeconfig.clone(), master: source.master.clone() };
+        let connection = Connection::find(&kube).await?;
+        Ok(Box::pin(::node::run(config, connection.client().clone(), stop)).await?)
+    }
+
+    fn config(&self, place: &Place<'_>) -> anyhow::Result<::node::Config> {
+        let Place { source, node_name, cgroup, domain } = *place;
+        anyhow::ensure!(
+            source.objects.is_none(),
+            "--run-pods needs an API server, and --objects names a folder: use --kubeconfig"
+        );
+        anyhow::ensure!(
+            self.runtime == Runtime::Process,
+            "--runtime=containerd: this build runs pods as processes only; leave it out"
+        );
+        anyhow::ensure!(
+            nix::unistd::geteuid().is_root(),
+            "--run-pods makes namespaces and cgroups: run it as root"
+        );
+        let addresses =
+            if self.node_ip.is_empty() { own_addresses()? } else { self.node_ip.clone() };
+        let first = *addresses
+            .first()
+            .context("no link has an address of its own: name one with --node-ip")?;
+        let parse = |cidr: &String| {
+            cidr.parse().with_context(|| format!("--pod-cidr={cidr}: write 10.244.0.0/24"))
+        };
+        let label = |label: &String| {
+            let (key, value) = label
+                .split_once('=')
+                .with_context(|| format!("--node-labels={label}: write KEY=VALUE"))?;
+            Ok((key.to_owned(), value.to_owned()))
+        };
+        Ok(::node::Config {
+            node_name: node_name.to_owned(),
+            listen: self.agent_listen.unwrap_or_else(|| (first, 10250).into()),
+            addresses,
+            pod_cidrs: self.pod_cidr.iter().map(parse).collect::<anyhow::Result<_>>()?,
+            root: self.root_dir.clone(),
+            cgroup: cgroup.to_owned(),
+            cluster_dns: self.cluster_dns.clone(),
+            cluster_domain: domain.to_owned(),
+            labels: self.node_labels.iter().map(label).collect::<anyhow::Result<_>>()?,
+            max_pods: self.max_pods,
+            max_pids: self.pod_max_pids,
+        })
+    }
+}
+
+/// The first address of each family that others can reach, IPv4 first.
+fn own_addresses() -> anyhow::Result<Vec<IpAddr>> {
+    let (mut v4, mut v6) = (None, None);
+    for one in getifaddrs().context("asking for the node's addresses; or give --node-ip")? {
+        // The pods' bridge is not where others reach the node.
+        if one.interface_name.starts_with("fairlead") {
+            continue;
+        }
+        let Some(address) = one.address else { continue };
+        if let Some(address) = address.as_sockaddr_in().map(SockaddrIn::ip)
+            && !address.is_loopback()
+            && !address.is_link_local()
+        {
+            v4.get_or_insert(IpAddr::V4(address));
+        } else if let Some(address) = address.as_sockaddr_in6().map(SockaddrIn6::ip)
+            && !address.is_loopback()
+            && !address.is_unicast_link_local()
+        {
+            v6.get_or_insert(IpAddr::V6(address));
+        }
+    }
+    Ok(v4.into_iter().chain(v6).collect())
+}

@@ -1,0 +1,11 @@
+//! Pods that really run: the companion and a node agent, asked by kubectl. Needs root.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
+
+#[path = "netns_pods/agent.rs"]
+mod agent;
+#[path = "netns_pods/first_day.rs"]
+mod first_day;
+#[path = "netns_pods/restarts.rs"]
+mod restarts;
+#[path = "netns_pods/trouble.rs"]
+mod trouble;
