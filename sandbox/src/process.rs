@@ -195,6 +195,14 @@ impl Process {
         self.signal(Signal::SIGSTOP)
     }
 
+    /// Lets it go on after [`Process::freeze`].
+    ///
+    /// # Errors
+    /// When it cannot be signalled.
+    pub fn thaw(&self) -> io::Result<()> {
+        self.signal(Signal::SIGCONT)
+    }
+
     /// Sends a signal. The process is not yet waited for, so its id is its own.
     fn signal(&self, signal: Signal) -> io::Result<()> {
         let pid = i32::try_from(self.child.id()).map_err(io::Error::other)?;

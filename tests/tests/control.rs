@@ -17,6 +17,8 @@ mod churn;
 mod companion;
 #[path = "control/conflicts.rs"]
 mod conflicts;
+#[path = "control/converge.rs"]
+mod converge;
 #[path = "control/durability.rs"]
 mod durability;
 #[path = "control/kubectl.rs"]

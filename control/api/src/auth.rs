@@ -1,5 +1,6 @@
 //! Who asks, and whether he may: tokens and RBAC over HTTPS, everybody on plain loopback.
 
+pub(crate) mod escalation;
 mod impersonate;
 mod rbac;
 mod token;

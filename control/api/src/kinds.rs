@@ -137,6 +137,11 @@ impl Kind {
     pub(crate) fn default(&self, value: &mut Value, old: Option<&Value>) {
         fields::apply(self.defaults, "", value);
         (self.prepare)(value, old);
+        for part in ["spec", "status"] {
+            if let Some(part) = value.get_mut(part) {
+                fields::canonicalise_quantities(part);
+            }
+        }
     }
 
     /// Everything wrong with a new version.

@@ -30,4 +30,6 @@ mod wire;
 
 pub use allocate::Ranges;
 pub use listen::{Config, Security, Server, StartError};
+#[doc(hidden)]
+pub use server::probe;
 pub use store::{OpenStoreError, Retention};

@@ -9,6 +9,7 @@ pub(crate) mod identity;
 mod negotiate;
 mod openapi;
 mod path;
+pub mod probe;
 mod query;
 mod read;
 mod review;

@@ -1,12 +1,13 @@
 //! `DaemonSet`: one pod on each node that suits.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use futures::FutureExt;
 use serde_json::{Value, json};
 
 use crate::cache::{Caches, Key};
-use crate::cluster::Result;
+use crate::cluster::{Cluster, Result};
 use crate::json::{at, int_at, is_being_deleted, list_at, name, scaled, set, str_at};
 use crate::kinds::{DAEMON_SET, NODE, POD};
 use crate::pods::{self, is_available, is_finished};
@@ -47,10 +48,14 @@ async fn reconcile(context: Context, key: Key) -> Result<Again> {
     }
     let nodes = context.caches.list(NODE, "");
     let template = pods::from_template(&owner, at(&owner, "spec.template"));
-    let mut counts = Counts::default();
-    for node in &nodes {
+    let on = nodes.iter().map(|node| (node, suits(&template, node)));
+    let on: Vec<(&Arc<Value>, bool)> = on.collect();
+    let desired = i64::try_from(on.iter().filter(|(_, suits)| *suits).count()).unwrap_or(i64::MAX);
+    let mut counts = Counts { desired, ..Counts::default() };
+    let surge = surge(&owner, desired);
+    let mut update = Update { surging: 0, old: Vec::new() };
+    for (node, suits) in on {
         let here = of_node.remove(name(node)).unwrap_or_default();
-        let suits = suits(&template, node);
         let mut live: Vec<&Value> = Vec::new();
         for pod in here {
             if is_being_deleted(pod) {
@@ -65,14 +70,17 @@ async fn reconcile(context: Context, key: Key) -> Result<Again> {
         if !suits {
             continue;
         }
-        counts.desired += 1;
-        live.sort_by_key(|pod| !pods::is_ready(pod));
-        for pod in live.iter().skip(1) {
+        let here = Here::sort(&owner, live, &revisions.current, surge > 0);
+        for pod in here.surplus {
             pods::delete(cluster, &owner, pod, NAME).await?;
         }
-        match live.first() {
-            Some(pod) => counts.add(&owner, pod, &revisions.current),
-            None => {
+        match (here.old.or(here.new), here.old, here.new) {
+            (Some(pod), old, new) => {
+                counts.add(&owner, pod, &revisions.current);
+                update.surging += i64::from(old.is_some() && new.is_some());
+                update.old.extend(old.filter(|_| new.is_none()));
+            }
+            (None, ..) => {
                 let pod = pod_on(name(node), &template, &revisions.current);
                 pods::create(cluster, &owner, &pod, NAME).await?;
             }
@@ -82,42 +90,94 @@ async fn reconcile(context: Context, key: Key) -> Result<Again> {
     for pod in of_node.into_values().flatten().filter(|pod| !is_being_deleted(pod)) {
         pods::delete(cluster, &owner, pod, NAME).await?;
     }
-    update(&context, &owner, &pods, &revisions.current, counts).await?;
+    if str_at(&owner, "spec.updateStrategy.type") != "OnDelete" {
+        if surge > 0 {
+            update.surge(cluster, &owner, &template, (&revisions.current, surge)).await?;
+        } else {
+            update.replace(cluster, &owner, counts).await?;
+        }
+    }
     cluster.replace_status(DAEMON_SET, &owner, counts.status(&owner)).await?;
     revisions::forget(cluster, &owner, &revisions, &pods).await?;
     Ok(pods::seconds(counts.next_in))
 }
 
-/// Replaces pods of an old revision, as many at once as may be unavailable.
-async fn update(
-    context: &Context,
-    owner: &Value,
-    pods: &[Value],
-    current: &str,
-    counts: Counts,
-) -> Result<()> {
-    if str_at(owner, "spec.updateStrategy.type") == "OnDelete" {
-        return Ok(());
+/// How many nodes may have a pod of the new revision beside the old one.
+fn surge(owner: &Value, desired: i64) -> i64 {
+    scaled(at(owner, "spec.updateStrategy.rollingUpdate.maxSurge"), desired, true)
+}
+
+/// The pods of one node: one, or during an update that surges one of each revision.
+struct Here<'a> {
+    old: Option<&'a Value>,
+    new: Option<&'a Value>,
+    surplus: Vec<&'a Value>,
+}
+
+impl<'a> Here<'a> {
+    fn sort(owner: &Value, mut live: Vec<&'a Value>, current: &str, surges: bool) -> Self {
+        live.sort_by_key(|pod| !pods::is_ready(pod));
+        let (new, old): (Vec<_>, Vec<_>) =
+            live.iter().copied().partition(|pod| revision_of(pod) == current);
+        let (new, old) = (new.first().copied(), old.first().copied());
+        let available = |pod| is_available(pod, int_at(owner, "spec.minReadySeconds")).is_ok();
+        let (new, old) = match (new, old) {
+            (Some(new), Some(_)) if surges && available(new) => (Some(new), None),
+            (Some(new), Some(old)) if !surges => {
+                let first = live.first().copied();
+                (Some(new).filter(|_| first == Some(new)), Some(old).filter(|_| first == Some(old)))
+            }
+            both => both,
+        };
+        live.retain(|pod| Some(*pod) != new && Some(*pod) != old);
+        Self { old, new, surplus: live }
     }
-    let most = at(owner, "spec.updateStrategy.rollingUpdate.maxUnavailable");
-    let most = scaled(most, counts.desired, true).max(1);
-    let old = |pod: &&Value| revision_of(pod) != current && !is_being_deleted(pod);
-    let mut may_go = most - (counts.desired - counts.available);
-    let (well, ill): (Vec<&Value>, Vec<&Value>) = pods
-        .iter()
-        .filter(old)
-        .partition(|pod| is_available(pod, int_at(owner, "spec.minReadySeconds")).is_ok());
-    for pod in ill {
-        pods::delete(&context.cluster, owner, pod, NAME).await?;
+}
+
+/// What is still to be updated.
+struct Update<'a> {
+    /// Nodes on which a new pod stands beside the old one.
+    surging: i64,
+    /// Pods of an old revision with no new one beside them.
+    old: Vec<&'a Value>,
+}
+
+impl Update<'_> {
+    /// Those that are available, and those that are no loss.
+    fn well_and_ill(&self, owner: &Value) -> (Vec<&Value>, Vec<&Value>) {
+        let least = int_at(owner, "spec.minReadySeconds");
+        self.old.iter().partition(|pod| is_available(pod, least).is_ok())
     }
-    for pod in well {
-        if may_go <= 0 {
-            break;
+
+    /// Deletes old pods, as many at once as may be unavailable.
+    async fn replace(&self, cluster: &Cluster, owner: &Value, counts: Counts) -> Result<()> {
+        let most = at(owner, "spec.updateStrategy.rollingUpdate.maxUnavailable");
+        let most = scaled(most, counts.desired, true).max(1);
+        let may_go = most - (counts.desired - counts.available);
+        let (well, ill) = self.well_and_ill(owner);
+        let may_go = usize::try_from(may_go).unwrap_or(0);
+        for pod in ill.into_iter().chain(well.into_iter().take(may_go)) {
+            pods::delete(cluster, owner, pod, NAME).await?;
         }
-        may_go -= 1;
-        pods::delete(&context.cluster, owner, pod, NAME).await?;
+        Ok(())
     }
-    Ok(())
+
+    /// Makes new pods beside the old ones, on as many nodes at once as may have two.
+    async fn surge(
+        &self,
+        cluster: &Cluster,
+        owner: &Value,
+        template: &Value,
+        (current, most): (&str, i64),
+    ) -> Result<()> {
+        let (well, ill) = self.well_and_ill(owner);
+        let room = usize::try_from(most - self.surging).unwrap_or(0);
+        for old in ill.into_iter().chain(well.into_iter().take(room)) {
+            let pod = pod_on(node_of(old), template, current);
+            pods::create(cluster, owner, &pod, NAME).await?;
+        }
+        Ok(())
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]

@@ -41,6 +41,9 @@ pub(crate) const CONTROLLER: Controller = Controller {
 
 const HASH: &str = "pod-template-hash";
 const REVISION: &str = "deployment.kubernetes.io/revision";
+/// What the deployment wanted when a set got its size, and the most it allowed for.
+const DESIRED: &str = "deployment.kubernetes.io/desired-replicas";
+const MOST: &str = "deployment.kubernetes.io/max-replicas";
 
 async fn reconcile(context: Context, key: Key) -> Result<Again> {
     let cluster = &context.cluster;
@@ -53,9 +56,9 @@ async fn reconcile(context: Context, key: Key) -> Result<Again> {
     let mut sets = pods::controlled(cluster, &deployment, REPLICA_SET).await?;
     sets.sort_by_key(|set| (revision(set), name(set).to_owned()));
     let mut rollout = Rollout::new(deployment, sets);
-    if at(&rollout.deployment, "spec.paused") == true {
-        rollout.scale_paused(cluster).await?;
-    } else {
+    if rollout.take_up_size(cluster).await? {
+        // What is updated next depends on what comes of this.
+    } else if at(&rollout.deployment, "spec.paused") != true {
         if rollout.new_set().is_none() && !rollout.make_new(cluster).await? {
             return Ok(Some(Duration::from_millis(50)));
         }
@@ -153,9 +156,9 @@ impl Rollout {
             all = json!({});
         }
         all[REVISION] = json!(revision.to_string());
-        all["deployment.kubernetes.io/desired-replicas"] = json!(self.replicas.to_string());
+        all[DESIRED] = json!(self.replicas.to_string());
         let most = self.replicas + self.surge();
-        all["deployment.kubernetes.io/max-replicas"] = json!(most.to_string());
+        all[MOST] = json!(most.to_string());
         all
     }
 
@@ -259,38 +262,67 @@ impl Rollout {
         }
     }
 
-    /// A paused deployment can still be scaled: its newest set with pods takes the difference.
-    async fn scale_paused(&mut self, cluster: &Cluster) -> Result<()> {
-        let active =
-            |i: &usize| self.sets.get(*i).is_some_and(|set| int_at(set, "spec.replicas") > 0);
-        let target = (0..self.sets.len()).rev().find(active).or_else(|| self.new_idx());
-        let Some(target) = target else { return Ok(()) };
-        let others = self.total("spec.replicas")
-            - self.sets.get(target).map_or(0, |set| int_at(set, "spec.replicas"));
-        let desired = self
-            .sets
-            .get(target)
-            .map_or("", |set| annotation(set, "deployment.kubernetes.io/desired-replicas"));
-        if desired == self.replicas.to_string() {
-            return Ok(());
+    /// Takes up a change of size, so that in the middle of an update each set keeps its share.
+    /// A paused deployment can be scaled as well. Whether there was something to take up.
+    async fn take_up_size(&mut self, cluster: &Cluster) -> Result<bool> {
+        let size = |i: &usize| self.sets.get(*i).map_or(0, |set| int_at(set, "spec.replicas"));
+        let active: Vec<usize> = (0..self.sets.len()).filter(|i| size(i) > 0).collect();
+        let marked = |set: &Value| annotation(set, DESIRED) == self.replicas.to_string();
+        let news = |i: &usize| self.sets.get(*i).is_some_and(|set| !marked(set));
+        let paused = at(&self.deployment, "spec.paused") == true;
+        if !paused && !active.iter().any(news) {
+            return Ok(false);
         }
-        self.scale(cluster, target, (self.replicas - others).max(0)).await
+        if let [] | [_] = active.as_slice() {
+            let newest = self.new_idx().or_else(|| self.sets.len().checked_sub(1));
+            if let Some(only) = active.first().copied().or(newest) {
+                self.scale(cluster, only, self.replicas).await?;
+            }
+            return Ok(true);
+        }
+        let saturated = self.new_set().is_some_and(|set| {
+            marked(set)
+                && int_at(set, "spec.replicas") == self.replicas
+                && int_at(set, "status.availableReplicas") == self.replicas
+        });
+        if saturated {
+            for old in self.olds() {
+                self.scale(cluster, old, 0).await?;
+            }
+        } else if active.iter().any(news) {
+            // The newest first: it takes what does not divide.
+            let newest = self.new_idx();
+            let mut order = active;
+            order.sort_by_key(|i| (Some(*i) != newest, std::cmp::Reverse(*i)));
+            let before: Vec<(i64, i64)> = order.iter().map(|i| self.size_and_most(*i)).collect();
+            let most = if self.replicas > 0 { self.replicas + self.surge() } else { 0 };
+            for (which, to) in order.into_iter().zip(shares(&before, most)) {
+                self.scale(cluster, which, to).await?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// A set's size, and how many pods all sets together could have when it got that.
+    fn size_and_most(&self, which: usize) -> (i64, i64) {
+        let Some(set) = self.sets.get(which) else { return (0, 0) };
+        let most = annotation(set, MOST).parse().ok().filter(|most| *most > 0);
+        let now = || int_at(&self.deployment, "status.replicas");
+        (int_at(set, "spec.replicas"), most.unwrap_or_else(now))
     }
 
     async fn scale(&mut self, cluster: &Cluster, which: usize, to: i64) -> Result<()> {
         let Some(set) = self.sets.get(which) else { return Ok(()) };
         let from = int_at(set, "spec.replicas");
         let marks = self.annotations(revision(set).max(1));
-        let most = "deployment.kubernetes.io/max-replicas";
-        let desired = "deployment.kubernetes.io/desired-replicas";
-        let current = annotation(set, desired) == self.replicas.to_string();
+        let current = annotation(set, DESIRED) == self.replicas.to_string();
         if from == to && current {
             return Ok(());
         }
         let patch = json!({
             "metadata": {
                 "resourceVersion": set["metadata"]["resourceVersion"],
-                "annotations": {desired: marks[desired], most: marks[most]},
+                "annotations": {DESIRED: marks[DESIRED], MOST: marks[MOST]},
             },
             "spec": {"replicas": to},
         });
@@ -426,6 +458,29 @@ impl Rollout {
     }
 }
 
+/// Sizes that keep the sets' shares when all together may have `most`. Each comes with the most
+/// that was allowed when it got its size; what is left over goes to the first.
+fn shares(before: &[(i64, i64)], most: i64) -> Vec<i64> {
+    let mut left = most - before.iter().map(|(size, _)| size).sum::<i64>();
+    let mut sizes = Vec::with_capacity(before.len());
+    for (size, allowed) in before {
+        let wanted = match (most, *allowed) {
+            (0, _) => 0,
+            (_, 0) => *size,
+            // To the nearest.
+            (most, allowed) => (2 * size * most + allowed) / (2 * allowed),
+        };
+        let change = wanted - size;
+        let change = if left > 0 { change.clamp(0, left) } else { change.clamp(left, 0) };
+        left -= change;
+        sizes.push(size + change);
+    }
+    if let Some(first) = sizes.first_mut() {
+        *first = (*first + left).max(0);
+    }
+    sizes
+}
+
 fn revision(set: &Value) -> i64 {
     annotation(set, REVISION).parse().unwrap_or(0)
 }
@@ -450,4 +505,19 @@ fn set_key(value: &mut Value, map: &str, key: &str, text: &str) {
         value[map] = json!({});
     }
     value[map][key] = json!(text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shares;
+
+    #[test]
+    fn sets_keep_their_shares_when_a_deployment_is_scaled_in_the_middle_of_an_update() {
+        // Upstream's example: 10 replicas and 3 more; 5 new and 8 old, then 15 replicas.
+        assert_eq!(shares(&[(5, 13), (8, 13)], 18), [7, 11]);
+        assert_eq!(shares(&[(5, 13), (8, 13)], 8), [3, 5]);
+        assert_eq!(shares(&[(5, 13), (8, 13)], 0), [0, 0]);
+        assert_eq!(shares(&[(1, 4), (1, 4), (1, 4)], 4), [2, 1, 1]);
+        assert_eq!(shares(&[(2, 0)], 5), [5]);
+    }
 }

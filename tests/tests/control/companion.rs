@@ -19,7 +19,7 @@ pub(crate) struct Companion {
 }
 
 /// How long anything may take.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Companion {
     pub(crate) async fn start(flags: &[&str]) -> Self {
@@ -38,6 +38,10 @@ impl Companion {
 
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Memory in use, in bytes.
@@ -190,9 +194,14 @@ impl Nodes {
             post(client, "/api/v1/nodes", &node).await.unwrap();
         }
         let client = client.clone();
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         Self(tokio::spawn(async move {
             let mut next_ip = 1_u32;
+            let mut beat = tokio::time::interval(Duration::from_secs(10));
             loop {
+                if futures::FutureExt::now_or_never(beat.tick()).is_some() {
+                    heartbeat(&client, &names).await;
+                }
                 if let Ok(pods) = get(&client, "/api/v1/pods").await {
                     for pod in pods["items"].as_array().into_iter().flatten() {
                         tend(&client, pod, fate, &mut next_ip).await;
@@ -207,6 +216,15 @@ impl Nodes {
 impl Drop for Nodes {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+async fn heartbeat(client: &Client, nodes: &[String]) {
+    let now = jiff::Timestamp::now().to_string();
+    for name in nodes {
+        let ready = json!([{"type": "Ready", "status": "True", "lastHeartbeatTime": now}]);
+        let status = json!({"status": {"conditions": ready}});
+        _ = merge(client, &format!("/api/v1/nodes/{name}/status"), &status).await;
     }
 }
 

@@ -63,16 +63,19 @@ async fn thirty_kills_lose_nothing_acknowledged() {
     let acknowledged = Acknowledged::default();
     let mut from = revision(&get(&companion.client().await, MAPS).await.unwrap());
     let mut seen = Vec::new();
-    // Not random, so that a failure can be repeated; spread over the life of a batch.
-    for (round, wait) in (0..30_u64).map(|round| (round, 5 + round * 37 % 120)) {
+    // After so many writes of a round: not random, so that a failure can be repeated, and spread.
+    for (round, n) in (0..30).map(|round| (round, 3 + round * 37 % 40)) {
         let client = companion.client().await;
+        let before = acknowledged.lock().unwrap().len();
         let writers: Vec<_> = (0..4)
             .map(|writer| {
                 let prefix = format!("r{round}-w{writer}");
                 tokio::spawn(write(client.clone(), prefix, Arc::clone(&acknowledged)))
             })
             .collect();
-        tokio::time::sleep(Duration::from_millis(wait)).await;
+        while acknowledged.lock().unwrap().len() < before + n {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         companion.kill();
         for writer in writers {
             writer.await.unwrap();

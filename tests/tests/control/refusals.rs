@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::companion::{Companion, config_map, get, post};
+use crate::companion::{Companion, config_map, eventually, get, post};
 
 /// One request by hand, since no client would make it.
 fn raw(address: &str, request: &str, body: &[u8]) -> (u16, Value) {
@@ -158,4 +158,48 @@ async fn a_watcher_that_does_not_read_is_dropped_and_costs_nothing() {
         client.request::<Value>(delete).await.unwrap();
     }
     assert!(companion.rss() < 150 << 20, "{}", companion.rss());
+}
+
+/// A request on a connection that stays.
+fn ask_again(stream: &mut TcpStream) -> String {
+    stream.write_all(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut answer = vec![0; 4096];
+    let n = stream.read(&mut answer).unwrap();
+    String::from_utf8_lossy(&answer[..n]).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_half_open_connections_cost_little_and_end() {
+    let companion = Companion::start(&["--no-controllers"]).await;
+    let address = companion.address();
+    let mut known = TcpStream::connect(&address).unwrap();
+    known.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    assert!(ask_again(&mut known).starts_with("HTTP/1.1 200"));
+    let begin = |_| {
+        let address = address.clone();
+        tokio::spawn(async move {
+            // Beyond what is served at once, a connection waits in the kernel, or to be made.
+            let connecting = tokio::net::TcpStream::connect(address);
+            let mut stream =
+                tokio::time::timeout(Duration::from_secs(2), connecting).await.ok()?.ok()?;
+            tokio::io::AsyncWriteExt::write_all(&mut stream, b"GET /version HT").await.ok()?;
+            Some(stream)
+        })
+    };
+    let mut half_open = Vec::new();
+    for waiting in (0..10_000).map(begin).collect::<Vec<_>>() {
+        half_open.extend(waiting.await.unwrap());
+    }
+    assert!(half_open.len() > 4096, "{} are open", half_open.len());
+    assert!(ask_again(&mut known).starts_with("HTTP/1.1 200"), "who is in is served");
+    assert!(companion.rss() < 200 << 20, "{}", companion.rss());
+    // Each is given ten seconds; nobody has to let go.
+    eventually("a newcomer is served", || async {
+        let address = address.clone();
+        let asked =
+            tokio::task::spawn_blocking(move || raw(&address, "GET /version HTTP/1.1", b"").0);
+        (asked.await.unwrap() == 200).then_some(())
+    })
+    .await;
+    drop(half_open);
 }

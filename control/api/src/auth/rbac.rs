@@ -47,13 +47,18 @@ fn add(state: &State, user: &User, binding: &Value, namespace: &str, rules: &mut
     if !list_at(binding, "subjects").iter().any(|subject| is_subject(user, subject, namespace)) {
         return;
     }
+    rules.extend(rules_of_role(state, binding, namespace));
+}
+
+/// The rules of the role that a binding in a namespace names.
+pub(super) fn rules_of_role(state: &State, binding: &Value, namespace: &str) -> Vec<Value> {
     let name = str_at(binding, "roleRef.name");
     let key = match str_at(binding, "roleRef.kind") {
         "Role" => Key::new(kinds::number("roles"), namespace, name),
         _ => Key::new(kinds::number("clusterroles"), "", name),
     };
-    let Some(role) = state.get(&key).map(|object| object.value()) else { return };
-    rules.extend(list_at(&role, "rules").iter().cloned());
+    let Some(role) = state.get(&key).map(|object| object.value()) else { return Vec::new() };
+    let mut rules = list_at(&role, "rules").to_vec();
     for selector in list_at(&role, "aggregationRule.clusterRoleSelectors") {
         let selector = crate::selector::LabelSelector::from_value(selector);
         for (_, object) in state.list(kinds::number("clusterroles"), None) {
@@ -62,6 +67,7 @@ fn add(state: &State, user: &User, binding: &Value, namespace: &str, rules: &mut
             }
         }
     }
+    rules
 }
 
 fn is_subject(user: &User, subject: &Value, namespace: &str) -> bool {

@@ -93,6 +93,31 @@ impl Literal {
     }
 }
 
+/// Writes every quantity below `value` as upstream does: they are where the API has them.
+pub(crate) fn canonicalise_quantities(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                match (key.as_str(), &mut *value) {
+                    ("requests" | "limits" | "capacity" | "allocatable", Value::Object(of)) => {
+                        of.values_mut().for_each(canonicalise);
+                    }
+                    ("sizeLimit" | "divisor", quantity) => canonicalise(quantity),
+                    (_, value) => canonicalise_quantities(value),
+                }
+            }
+        }
+        Value::Array(list) => list.iter_mut().for_each(canonicalise_quantities),
+        _ => {}
+    }
+}
+
+fn canonicalise(value: &mut Value) {
+    if let Value::String(text) = value {
+        *text = quantity::canonical(text);
+    }
+}
+
 /// Checks the rules below `prefix`.
 pub(crate) fn check(
     rules: &[Rule],

@@ -12,6 +12,7 @@ use super::subresource::{self, rescale, scale_of};
 use super::{Api, Request, Target, body, json_response, respond};
 use crate::admission;
 use crate::allocate::{self, Ranges};
+use crate::auth::{User, escalation};
 use crate::kinds::{Kind, Subresource, fields};
 use crate::object::{Key, Object, at, is_zero, list_at, object, set, str_at, unset};
 use crate::patch::managed::{self, Manager};
@@ -26,6 +27,7 @@ pub(super) struct Options {
     manager: String,
     force: bool,
     validation: String,
+    user: User,
 }
 
 /// How an update is made.
@@ -63,6 +65,7 @@ impl Options {
             manager: manager.to_owned(),
             force: request.query.is_true("force"),
             validation: request.query.get("fieldValidation").to_owned(),
+            user: request.user.clone(),
         })
     }
 
@@ -325,6 +328,7 @@ pub(super) fn create_in(
     admission::admit(txn, kind, &mut value)?;
     kind.default(&mut value, None);
     check(kind, &name, &value, None)?;
+    escalation::check(txn.committed(), &options.user, kind, &value, None)?;
     if kind.plural == "services" {
         allocate::allocate(txn, ranges, &key, &mut value, None)?;
     }
@@ -376,6 +380,7 @@ pub(super) fn update_in(
         let binding = *subresource == Some(Subresource::Binding);
         if !binding {
             check(kind, &key.name, &new, Some(&old))?;
+            escalation::check(txn.committed(), &options.user, kind, &new, Some(&old))?;
         }
     }
     if kind.plural == "services" && subresource.is_none() {

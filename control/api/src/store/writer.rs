@@ -114,6 +114,11 @@ impl Txn<'_> {
         object
     }
 
+    /// What is committed, without what this batch is about to.
+    pub(crate) fn committed(&self) -> &State {
+        self.committed
+    }
+
     /// Which node ports and load balancer addresses are taken.
     pub(crate) fn services(&self) -> &ServiceIndex {
         self.services
