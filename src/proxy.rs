@@ -16,6 +16,7 @@ use proxy::backend::Backend;
 use proxy::backend::ebpf::{Addresses, Ebpf};
 use proxy::backend::nftables::Nftables;
 use proxy::config::{NodeConfig, ProxyMode};
+use proxy::conntrack::Cleaner;
 use proxy::plan::Plan;
 use proxy::status::{Status, file_of};
 use proxy::sync::{Round, SyncError, Syncer};
@@ -132,6 +133,7 @@ fn route<B: Backend + 'static>(
         let (stop, stopped) = watch::channel(false);
         let (rounds, seen) = watch::channel(None);
         let (destroyed, n_destroyed) = watch::channel(0);
+        let (removed, n_removed) = watch::channel(0);
         let status_file = file_of(&args.bpffs);
         let following = node::follow_addresses(beside.addresses)?;
         let mut syncing = spawn_sync(syncer, watched.feed, rounds, stopped)?;
@@ -139,10 +141,11 @@ fn route<B: Backend + 'static>(
             ended = &mut syncing => return finished(ended),
             () = watched.task => warn!("the source of objects ended"),
             () = end_stale_sockets(&args.bpffs, seen.clone(), destroyed), if by_sockets => {}
+            () = remove_stale_flows(seen.clone(), removed), if !by_sockets => {}
             () = following => {}
             () = node::reserve_ports(&status_file, seen.clone()), if by_sockets => {}
             () = tell_owners(seen.clone(), watched.notices) => {}
-            () = tell(status, &status_file, seen, watched.health, n_destroyed) => {}
+            () = tell(status, &status_file, seen, watched.health, [n_destroyed, n_removed]) => {}
             () = drain_log(beside.log) => {}
             signal = terminated() => info!("{}: leaving what is programmed in place", signal?),
         }
@@ -202,13 +205,46 @@ async fn end_stale_sockets(
     }
 }
 
+/// After each round that changed UDP endpoints, removes the flows that lead to none.
+async fn remove_stale_flows(
+    mut seen: watch::Receiver<Option<Arc<Round>>>,
+    removed: watch::Sender<u64>,
+) {
+    let mut cleaner = Cleaner::default();
+    while seen.changed().await.is_ok() {
+        let Some(round) = seen.borrow_and_update().clone() else { continue };
+        if !round.udp_changed {
+            continue;
+        }
+        let cleaned = tokio::task::spawn_blocking(move || {
+            let cleaned = cleaner.clean(&round.plan);
+            (cleaner, cleaned)
+        });
+        let cleaned = match cleaned.await {
+            Ok((back, cleaned)) => {
+                cleaner = back;
+                cleaned
+            }
+            Err(_) => return,
+        };
+        match cleaned {
+            Ok(0) => {}
+            Ok(n) => {
+                info!(n, "removed UDP flows whose endpoint has gone");
+                removed.send_modify(|sum| *sum += n as u64);
+            }
+            Err(error) => warn!("cannot look for UDP flows whose endpoint has gone: {error}"),
+        }
+    }
+}
+
 /// Keeps the status file up to date, and logs each problem once.
 async fn tell(
     mut status: Status,
     file: &Path,
     mut seen: watch::Receiver<Option<Arc<Round>>>,
     mut health: watch::Receiver<Health>,
-    mut destroyed: watch::Receiver<u64>,
+    [mut destroyed, mut removed]: [watch::Receiver<u64>; 2],
 ) {
     let mut known = BTreeSet::new();
     let mut warned = false;
@@ -216,6 +252,7 @@ async fn tell(
         let round = seen.borrow_and_update().clone();
         let source = health.borrow_and_update().clone();
         status.n_sockets_destroyed = *destroyed.borrow_and_update();
+        status.n_flows_removed = *removed.borrow_and_update();
         status.source = source.source.to_string();
         status.source_errors = source
             .errors
@@ -237,6 +274,7 @@ async fn tell(
             changed = seen.changed() => if changed.is_err() { return std::future::pending().await },
             Ok(()) = health.changed() => {}
             Ok(()) = destroyed.changed() => {}
+            Ok(()) = removed.changed() => {}
         }
     }
 }

@@ -14,6 +14,7 @@
 pub mod backend;
 pub mod by_family;
 pub mod config;
+pub mod conntrack;
 pub mod delta;
 pub mod local;
 pub mod notices;

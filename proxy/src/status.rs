@@ -43,6 +43,9 @@ pub struct Status {
     pub last_failed: usize,
     /// How many connected UDP sockets were ended because their endpoint had gone.
     pub n_sockets_destroyed: u64,
+    /// How many UDP flows were removed from the kernel's conntrack for the same reason.
+    #[serde(default)]
+    pub n_flows_removed: u64,
     /// Everything that is left out, and why.
     pub problems: Vec<String>,
 }

@@ -1,0 +1,223 @@
+//! The messages of ctnetlink that are needed to dump UDP flows and to delete one. `[pure]`
+//!
+//! ```text
+//! netlink header 16 | family, version, id 4 | attributes: length 2, type 2, value, padding to 4
+//! ```
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use model::name::Family;
+
+/// A flow, as far as it matters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Flow {
+    /// Whom its first packet was sent to.
+    pub(super) to: SocketAddr,
+    /// Who answers.
+    pub(super) answered_by: SocketAddr,
+    /// What names it, as the kernel wrote it: the original tuple, the id and the zone.
+    name: Vec<u8>,
+}
+
+/// One message of the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// A flow.
+    Flow(Flow),
+    /// There are no more.
+    Done,
+    /// An error's number; 0 for none.
+    Error(i32),
+}
+
+const GET: u16 = 0x0101;
+const DELETE: u16 = 0x0102;
+const REQUEST: u16 = 1;
+const ACK: u16 = 4;
+const DUMP: u16 = 0x300;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const HEADER: usize = 16;
+const NESTED: u16 = 0x8000;
+
+const TUPLE_ORIG: u16 = 1;
+const TUPLE_REPLY: u16 = 2;
+const ID: u16 = 12;
+const ZONE: u16 = 18;
+const FILTER: u16 = 25;
+const UDP: u8 = 17;
+
+/// Asks for the UDP flows of a family. Kernels from 5.8 on send no others.
+pub(super) fn dump(family: Family) -> Vec<u8> {
+    const BY_PROTOCOL: u32 = 1 << 3;
+    let protocol = attribute(1, &[UDP]);
+    let tuple = attribute(TUPLE_ORIG | NESTED, &attribute(2 | NESTED, &protocol));
+    let flags = [attribute(1, &BY_PROTOCOL.to_ne_bytes()), attribute(2, &0_u32.to_ne_bytes())];
+    let filter = attribute(FILTER | NESTED, &flags.concat());
+    message(GET, REQUEST | DUMP, family, &[tuple, filter].concat())
+}
+
+/// Deletes a flow.
+pub(super) fn delete(family: Family, flow: &Flow) -> Vec<u8> {
+    message(DELETE, REQUEST | ACK, family, &flow.name)
+}
+
+/// Reads a datagram of messages; flows of other protocols are left out.
+pub(super) fn parse(mut datagram: &[u8]) -> Vec<Answer> {
+    let mut answers = Vec::new();
+    while let Some(length) = u32_at(datagram, 0).and_then(|length| usize::try_from(length).ok()) {
+        let Some(message) = datagram.get(..length).filter(|_| length >= HEADER) else { break };
+        let payload = message.get(HEADER..).unwrap_or_default();
+        match u16_at(message, 4) {
+            Some(NLMSG_DONE) => answers.push(Answer::Done),
+            Some(NLMSG_ERROR) => {
+                let code = u32_at(payload, 0).unwrap_or_default();
+                answers.push(Answer::Error(code.cast_signed().wrapping_neg()));
+            }
+            _ => answers.extend(payload.get(4..).and_then(flow).map(Answer::Flow)),
+        }
+        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    answers
+}
+
+fn flow(attributes: &[u8]) -> Option<Flow> {
+    let (mut to, mut answered_by, mut name) = (None, None, Vec::new());
+    for (kind, value) in Attributes(attributes) {
+        match kind {
+            TUPLE_ORIG => {
+                to = tuple(value).map(|(_, to)| to);
+                name.extend(attribute(TUPLE_ORIG | NESTED, value));
+            }
+            TUPLE_REPLY => answered_by = tuple(value).map(|(from, _)| from),
+            ID | ZONE => name.extend(attribute(kind, value)),
+            _ => {}
+        }
+    }
+    Some(Flow { to: to?, answered_by: answered_by?, name })
+}
+
+/// Source and destination, of UDP.
+fn tuple(attributes: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
+    let (mut from, mut to) = (None, None);
+    let (mut from_port, mut to_port, mut protocol) = (None, None, None);
+    for (kind, value) in Attributes(attributes) {
+        for (inner, value) in Attributes(value) {
+            match (kind, inner) {
+                (1, 1 | 3) => from = address(value),
+                (1, 2 | 4) => to = address(value),
+                (2, 1) => protocol = value.first().copied(),
+                (2, 2) => from_port = port(value),
+                (2, 3) => to_port = port(value),
+                _ => {}
+            }
+        }
+    }
+    (protocol? == UDP)
+        .then_some((SocketAddr::new(from?, from_port?), SocketAddr::new(to?, to_port?)))
+}
+
+fn address(value: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(value).map(|octets| Ipv4Addr::from(octets).into());
+    v4.or_else(|_| <[u8; 16]>::try_from(value).map(|octets| Ipv6Addr::from(octets).into())).ok()
+}
+
+fn port(value: &[u8]) -> Option<u16> {
+    value.try_into().ok().map(u16::from_be_bytes)
+}
+
+/// Type and value of each.
+struct Attributes<'a>(&'a [u8]);
+
+impl<'a> Iterator for Attributes<'a> {
+    type Item = (u16, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let length = usize::from(u16_at(self.0, 0)?);
+        let kind = u16_at(self.0, 2)? & !NESTED;
+        let value = self.0.get(4..length)?;
+        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    }
+}
+
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
+    let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+    bytes.extend(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+fn message(kind: u16, flags: u16, family: Family, attributes: &[u8]) -> Vec<u8> {
+    let family = match family {
+        Family::V4 => 2,
+        Family::V6 => 10,
+    };
+    let length = u32::try_from(HEADER + 4 + attributes.len()).unwrap_or(u32::MAX);
+    let mut bytes = length.to_ne_bytes().to_vec();
+    bytes.extend([kind.to_ne_bytes(), flags.to_ne_bytes()].concat());
+    bytes.extend([0; 8]); // sequence and port: one request at a time
+    bytes.extend([family, 0, 0, 0]);
+    bytes.extend(attributes);
+    bytes
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in crate::conntrack) fn flow(to: &str, answered_by: &str) -> Flow {
+        let (to, answered_by) = (to.parse().unwrap(), answered_by.parse().unwrap());
+        Flow { to, answered_by, name: Vec::new() }
+    }
+
+    /// The attributes of a tuple, as the kernel writes them.
+    fn tuple(from: [u8; 4], to: [u8; 4], ports: [u16; 2], protocol: u8) -> Vec<u8> {
+        let ip = [attribute(1, &from), attribute(2, &to)].concat();
+        let [from, to] = ports.map(u16::to_be_bytes);
+        let proto = [attribute(1, &[protocol]), attribute(2, &from), attribute(3, &to)].concat();
+        [attribute(1 | NESTED, &ip), attribute(2 | NESTED, &proto)].concat()
+    }
+
+    #[test]
+    fn a_dump_is_read_and_its_flows_are_named_as_the_kernel_names_them() {
+        let (pod, vip, endpoint) = ([10, 244, 1, 3], [10, 96, 0, 10], [10, 244, 1, 2]);
+        let attributes = |protocol| {
+            [
+                attribute(TUPLE_ORIG | NESTED, &tuple(pod, vip, [4711, 53], protocol)),
+                attribute(TUPLE_REPLY | NESTED, &tuple(endpoint, pod, [5353, 4711], protocol)),
+                attribute(3, &[0, 0, 0, 8]),
+                attribute(ID, &[1, 2, 3, 4]),
+            ]
+            .concat()
+        };
+        let mut datagram = message(0x0100, 0, Family::V4, &attributes(UDP));
+        datagram.extend(message(0x0100, 0, Family::V4, &attributes(6)));
+        datagram.extend([16, 0, 0, 0, 3, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let answers = parse(&datagram);
+        let [Answer::Flow(flow), Answer::Done] = &*answers else { panic!("{answers:?}") };
+        assert_eq!(flow.to, "10.96.0.10:53".parse().unwrap());
+        assert_eq!(flow.answered_by, "10.244.1.2:5353".parse().unwrap());
+        let name = [
+            attribute(TUPLE_ORIG | NESTED, &tuple(pod, vip, [4711, 53], UDP)),
+            attribute(ID, &[1, 2, 3, 4]),
+        ];
+        assert_eq!(flow.name, name.concat());
+    }
+
+    #[test]
+    fn an_error_has_its_number() {
+        let mut error = [20, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0].to_vec();
+        error.extend((-2_i32).to_ne_bytes());
+        assert_eq!(parse(&error), [Answer::Error(2)]);
+    }
+}
