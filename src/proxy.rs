@@ -59,6 +59,9 @@ pub(crate) struct Args {
     /// An eBPF object in the place of the embedded one.
     #[arg(long, value_name = "FILE", hide = true)]
     ebpf_object: Option<PathBuf>,
+    /// How often to look whether somebody else changed what was programmed, and to repair it.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    iptables_sync_period: Duration,
     /// Log more; -v 4 logs everything.
     #[arg(short, value_name = "LEVEL", default_value_t = 0)]
     v: u8,
@@ -136,7 +139,8 @@ fn route<B: Backend + 'static>(
         let (removed, n_removed) = watch::channel(0);
         let status_file = file_of(&args.bpffs);
         let following = node::follow_addresses(beside.addresses)?;
-        let mut syncing = spawn_sync(syncer, watched.feed, rounds, stopped)?;
+        let period = args.iptables_sync_period;
+        let mut syncing = spawn_sync(syncer, watched.feed, rounds, stopped, period)?;
         tokio::select! {
             ended = &mut syncing => return finished(ended),
             () = watched.task => warn!("the source of objects ended"),
@@ -160,15 +164,31 @@ fn spawn_sync<B: Backend + 'static>(
     feed: FeedReader,
     rounds: watch::Sender<Option<Arc<Round>>>,
     stopped: watch::Receiver<bool>,
+    audit_period: Duration,
 ) -> anyhow::Result<oneshot::Receiver<Result<(), SyncError>>> {
     let runtime = runtime::Builder::new_current_thread().enable_time().build()?;
     let (done, ended) = oneshot::channel();
     thread::Builder::new().name("sync".to_owned()).spawn(move || {
-        let result = runtime.block_on(sync::run(syncer, feed, rounds, stopped));
+        let result = runtime.block_on(sync::run(syncer, feed, rounds, stopped, audit_period));
         // Nobody listens only when the process is ending.
         _ = done.send(result);
     })?;
     Ok(ended)
+}
+
+/// A duration as kube-proxy takes it: `30s`, `1m`, `500ms`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: u64 =
+        digits.parse().map_err(|error| format!("{text:?} is no duration ({error}); write 30s"))?;
+    let duration = match text.trim_start_matches(digits) {
+        "ms" => Duration::from_millis(number),
+        "s" => Duration::from_secs(number),
+        "m" => Duration::from_secs(number * 60),
+        "h" => Duration::from_secs(number * 3600),
+        _ => return Err(format!("{text:?} has no unit; write 30s, 1m or 500ms")),
+    };
+    if duration.is_zero() { Err("must be more than zero".to_owned()) } else { Ok(duration) }
 }
 
 fn finished(

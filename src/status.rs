@@ -92,6 +92,9 @@ fn print_process(out: &mut impl Write, status: &Status, all: bool) -> anyhow::Re
     if status.n_sockets_destroyed > 0 {
         writeln!(out, "sockets     {} stale ones ended", status.n_sockets_destroyed)?;
     }
+    if status.n_repairs > 0 {
+        writeln!(out, "repairs     {} after somebody else's changes", status.n_repairs)?;
+    }
     if status.n_flows_removed > 0 {
         writeln!(out, "conntrack   {} stale UDP flows removed", status.n_flows_removed)?;
     }

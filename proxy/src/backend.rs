@@ -80,6 +80,16 @@ pub trait Backend: Send {
     /// Something could not be removed; the rest was.
     fn retire(&mut self) -> Result<(), RetireError>;
 
+    /// Looks whether the kernel still holds all that was applied. What it holds now, if it is
+    /// something else: then what is missing wants to be applied again, and [`Backend::activate`]
+    /// follows. A backend whose state nobody else can reach has nothing to look at.
+    ///
+    /// # Errors
+    /// It could not be read.
+    fn audit(&mut self) -> Result<Option<Actual>, ReadError> {
+        Ok(None)
+    }
+
     /// Reads back what the kernel holds for a frontend, for `fairlead explain` and for audits.
     ///
     /// # Errors

@@ -46,6 +46,9 @@ pub struct Status {
     /// How many UDP flows were removed from the kernel's conntrack for the same reason.
     #[serde(default)]
     pub n_flows_removed: u64,
+    /// How often somebody else had changed what was programmed, and it was repaired.
+    #[serde(default)]
+    pub n_repairs: u64,
     /// Everything that is left out, and why.
     pub problems: Vec<String>,
 }
@@ -62,6 +65,7 @@ impl Status {
         self.n_endpoints = plan.frontends.values().map(n_endpoints).sum();
         self.last_round_us = u64::try_from(round.took.as_micros()).unwrap_or(u64::MAX);
         self.last_failed = round.n_failed;
+        self.n_repairs = round.n_repairs;
         self.problems = round
             .snapshot
             .problems

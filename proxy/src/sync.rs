@@ -39,6 +39,7 @@ pub struct Syncer<B> {
     before_activate: Option<BeforeActivate>,
     active: bool,
     failures: u32,
+    n_repairs: u64,
 }
 
 /// What one round did.
@@ -58,6 +59,9 @@ pub struct Round {
     pub retry_after: Option<Duration>,
     /// How long it took, from the update to the kernel.
     pub took: Duration,
+    /// How often so far something was missing in the kernel that had been applied, and was
+    /// applied again.
+    pub n_repairs: u64,
     /// Endpoints of UDP frontends may differ from those of the round before.
     pub udp_changed: bool,
 }
@@ -107,6 +111,7 @@ impl<B: Backend> Syncer<B> {
             before_activate: Some(before_activate),
             active: false,
             failures: 0,
+            n_repairs: 0,
         })
     }
 
@@ -142,6 +147,32 @@ impl<B: Backend> Syncer<B> {
         self.round(snapshot, ops, Instant::now())
     }
 
+    /// Looks whether the kernel still holds what was applied, and applies again what is missing.
+    /// `None` if nothing is.
+    ///
+    /// # Errors
+    /// As [`Syncer::update`].
+    pub fn audit(&mut self, snapshot: &Snapshot) -> Result<Option<Round>, SyncError> {
+        let started = Instant::now();
+        let actual = match self.backend.audit() {
+            Ok(None) => return Ok(None),
+            Ok(Some(actual)) => actual,
+            Err(error) => {
+                warn!("{error}{}; looking again later", source_of(&error));
+                return Ok(None);
+            }
+        };
+        warn!(
+            mode = self.backend.name(),
+            "somebody else changed what was programmed; repairing it"
+        );
+        self.actual = actual;
+        self.active = false;
+        self.n_repairs += 1;
+        let ops = delta(&self.actual, self.planner.plan());
+        self.round(snapshot, ops, started).map(Some)
+    }
+
     fn round(
         &mut self,
         snapshot: &Snapshot,
@@ -171,6 +202,7 @@ impl<B: Backend> Syncer<B> {
             plan: self.planner.plan().clone(),
             retry_after: outcome.retry_after,
             took: started.elapsed(),
+            n_repairs: self.n_repairs,
             udp_changed: true,
         })
     }
@@ -255,6 +287,10 @@ fn cause(error: &crate::backend::ApplyError) -> String {
     error.source.as_ref().map(|source| format!(": {source}")).unwrap_or_default()
 }
 
+fn source_of(error: &dyn std::error::Error) -> String {
+    error.source().map(|source| format!(": {source}")).unwrap_or_default()
+}
+
 /// Everything that the loop reacts to.
 #[derive(Debug)]
 enum Event {
@@ -262,11 +298,14 @@ enum Event {
     Update(Update),
     /// The time to try again has come.
     Retry,
+    /// The time to look after what was programmed has come.
+    Audit,
     /// The cluster's source or the process is ending.
     End,
 }
 
-/// Runs until the feed ends or `shutdown` is dropped or set; what is programmed stays. Blocks the
+/// Runs until the feed ends or `shutdown` is dropped or set; what is programmed stays. Looks every
+/// `audit_period` whether somebody else changed it. Blocks the
 /// thread while it writes, so it wants one of its own.
 ///
 /// # Errors
@@ -276,23 +315,34 @@ pub async fn run<B: Backend>(
     mut feed: FeedReader,
     rounds: watch::Sender<Option<Arc<Round>>>,
     mut shutdown: watch::Receiver<bool>,
+    audit_period: Duration,
 ) -> Result<(), SyncError> {
     let mut retry_at: Option<tokio::time::Instant> = None;
     let mut last: Option<Arc<Round>> = None;
+    let mut audit_at: Option<tokio::time::Instant> = None;
     loop {
         let event = tokio::select! {
             biased;
             _ = shutdown.wait_for(|stop| *stop) => Event::End,
             update = feed.next() => update.map_or(Event::End, Event::Update),
             () = wait_until(retry_at) => Event::Retry,
+            () = wait_until(audit_at) => Event::Audit,
         };
         let round = match (event, &last) {
             (Event::Update(update), _) => syncer.update(&update)?,
             (Event::Retry, Some(last)) => syncer.retry(&last.snapshot)?,
-            (Event::Retry, None) => continue,
+            (Event::Audit, Some(last)) => {
+                audit_at = Some(tokio::time::Instant::now() + audit_period);
+                match syncer.audit(&last.snapshot)? {
+                    Some(round) => round,
+                    None => continue,
+                }
+            }
+            (Event::Retry | Event::Audit, None) => continue,
             (Event::End, _) => return Ok(()),
         };
         retry_at = round.retry_after.map(|after| tokio::time::Instant::now() + after);
+        audit_at = audit_at.or_else(|| Some(tokio::time::Instant::now() + audit_period));
         let round = Arc::new(round);
         last = Some(Arc::clone(&round));
         rounds.send_replace(Some(round));

@@ -18,6 +18,7 @@ use std::{
     env,
     ffi::OsString,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{self, Output},
     sync::atomic::{AtomicU8, AtomicUsize, Ordering},
@@ -173,6 +174,16 @@ impl Node {
     /// Adds pods that serve.
     pub fn webs<const N: usize>(&self, names: [&str; N]) -> Vec<Web> {
         names.map(|name| self.web(name)).into()
+    }
+
+    /// Lets its proxies find programs in this directory first.
+    pub fn set_path(&mut self, first: &Path) {
+        let script = first.join("fairlead");
+        let (first, program) = (first.display(), self.fairlead.path().display().to_string());
+        let text = format!("#!/bin/sh\nPATH={first}:$PATH exec {program} \"$@\"\n");
+        std::fs::write(&script, text).unwrap();
+        std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+        self.fairlead = Fairlead::at(script);
     }
 
     /// Starts a proxy, and waits until it is in sync.

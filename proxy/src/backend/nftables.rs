@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use model::name::Family;
 
 mod element;
+mod generation;
 mod program;
 mod read;
 mod rules;
@@ -41,8 +42,8 @@ const MASQUERADE_BIT: u32 = 1 << 14;
 /// How long a set stays after the last frontend that led to it. A packet is done with it
 /// microseconds later.
 const REST: Duration = Duration::from_secs(1);
-/// How many elements one transaction changes, about: the kernel holds a lock meanwhile.
-const CHUNK: usize = 8192;
+/// How many operations one transaction carries out: the kernel holds a lock meanwhile.
+const CHUNK: usize = 512;
 /// How many endpoints a set may have, each as often as its weight says.
 const MOST_SLOTS: usize = 16_384;
 /// How long to wait first before what failed is tried again.
@@ -59,6 +60,8 @@ pub struct Nftables {
     active: bool,
     /// It is not known what the last transaction did.
     lost: bool,
+    /// The number of the ruleset when it was known to hold all that was applied.
+    generation: Option<u32>,
 }
 
 /// What a family lacks.
@@ -85,6 +88,7 @@ impl Nftables {
             settings: Arc::default(),
             active: false,
             lost: false,
+            generation: None,
         }
     }
 
@@ -167,16 +171,25 @@ impl Nftables {
                     text += &format!("delete table {ip} {TABLE}\n{}", rules::create(family));
                 }
             }
+            let is_new = *self.missing.get(family) != Missing::Nothing;
             text += &self.tables.get_mut(family).render(now);
-            if with_settings {
+            if with_settings || is_new {
                 text += &rules::settings(family, &self.settings);
+            }
+            if is_new && self.active {
+                text += &rules::hooks(family);
             }
         }
         text += more;
         if text.is_empty() {
             return Ok(());
         }
+        let before = generation::read().ok();
         program::transact(&text)?;
+        // Unless somebody else has changed something as well, it is known what the kernel holds.
+        let is_ours = before == self.generation && before.is_some();
+        let after = generation::read().ok().filter(|after| before.map(|n| n + 1) == Some(*after));
+        self.generation = after.filter(|_| is_ours);
         for family in Family::ALL {
             self.tables.get_mut(family).commit(now);
             *self.missing.get_mut(family) = Missing::Nothing;
@@ -260,7 +273,10 @@ impl Backend for Nftables {
             }
             self.lost = false;
         }
-        for ops in ops.chunks(CHUNK / 16) {
+        // A table that packets come through is replaced as a whole.
+        let is_replaced = Family::ALL.iter().any(|f| *self.missing.get(*f) != Missing::Nothing);
+        let n = if is_replaced && self.active { ops.len().max(1) } else { CHUNK };
+        for ops in ops.chunks(n) {
             self.carry_out(ops, &mut results);
         }
         Applied { results }
@@ -293,6 +309,37 @@ impl Backend for Nftables {
         }
         *self = Self::new();
         Ok(())
+    }
+
+    fn audit(&mut self) -> Result<Option<Actual>, ReadError> {
+        let generation = generation::read().ok();
+        if generation.is_some() && generation == self.generation {
+            return Ok(None);
+        }
+        let mut is_whole = true;
+        for family in Family::ALL {
+            let ip = rules::family_name(family);
+            let listed = read::table(family).map_err(|error| {
+                ReadError::new(format_args!("cannot read the table {ip} {TABLE}"), error)
+            })?;
+            let table = self.tables.get_mut(family);
+            let settings = rules::settings(family, &self.settings);
+            let hooks = if self.active { rules::hooks(family) } else { String::new() };
+            let n_rules = table.n_rules() + rules::n_rules(&settings) + rules::n_rules(&hooks);
+            let missing = match &listed {
+                None => Missing::Table,
+                Some(listed) if !listed.is_ours || listed.n_rules != n_rules => Missing::Schema,
+                Some(listed) if table.holds(&listed.elements) => continue,
+                Some(_) => Missing::Nothing,
+            };
+            is_whole = false;
+            *self.missing.get_mut(family) = missing;
+            let found = listed.filter(|_| missing == Missing::Nothing);
+            table.revert(Some(found.map(|listed| listed.elements).unwrap_or_default()));
+        }
+        // Read before the tables were: what changed meanwhile is found the next time.
+        self.generation = generation.filter(|_| is_whole);
+        Ok((!is_whole).then(|| self.actual()))
     }
 
     fn holds(&mut self, key: &FrontendKey, desired: &Frontend) -> Result<Holds, ReadError> {

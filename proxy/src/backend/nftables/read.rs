@@ -17,6 +17,8 @@ pub(super) struct Listed {
     pub(super) is_ours: bool,
     /// Packets come through it.
     pub(super) is_active: bool,
+    /// How many rules it has.
+    pub(super) n_rules: usize,
     /// What stands in its maps and sets.
     pub(super) elements: HashMap<Key, Value>,
 }
@@ -44,6 +46,7 @@ fn parse(json: &Json) -> Listed {
     Listed {
         is_ours: chains.contains(&SCHEMA),
         is_active: chains.contains(&"prerouting"),
+        n_rules: objects.iter().filter(|object| object.get("rule").is_some()).count(),
         elements,
     }
 }

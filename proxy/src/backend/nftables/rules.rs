@@ -271,6 +271,11 @@ pub(super) fn drain(family: Family) -> String {
     format!("flush chain {ip} {TABLE} prerouting\nflush chain {ip} {TABLE} output\n")
 }
 
+/// How many rules a text adds.
+pub(super) fn n_rules(text: &str) -> usize {
+    text.lines().filter(|line| line.starts_with("add rule ")).count()
+}
+
 /// The table's family, as `nft` spells it.
 pub(super) const fn family_name(family: Family) -> &'static str {
     Words::of(family).ip

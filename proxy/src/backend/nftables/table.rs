@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use model::name::{Family, Protocol, ServicePortName};
 
 use super::element::{Key, Value};
-use super::rules::{Class, KINDS, family_name};
+use super::rules::{Class, KINDS, create, family_name, n_rules};
 use super::sets::{SET, Sets};
 use super::{REST, TABLE};
 use crate::backend::{ApplyError, ApplyErrorClass};
@@ -201,6 +201,17 @@ impl Table {
         }
         let left = std::mem::take(&mut self.left);
         self.resting.extend(left.into_iter().map(|set| (now, set)));
+    }
+
+    /// Whether the kernel holds just what it should.
+    pub(super) fn holds(&self, found: &HashMap<Key, Value>) -> bool {
+        self.held == *found
+    }
+
+    /// How many rules its chains have, those of the hooks and the settings aside.
+    pub(super) fn n_rules(&self) -> usize {
+        let classes = self.classes.keys().map(|class| class.create(self.family));
+        classes.map(|text| n_rules(&text)).sum::<usize>() + n_rules(&create(self.family))
     }
 
     /// Whether it holds a frontend.
