@@ -9,8 +9,8 @@ use load::probe;
 use proxy::backend::Backend;
 use proxy::backend::nftables::{self, Nftables};
 use proxy::config::ProxyMode;
-use proxy::reserved;
 use proxy::status::{Status, file_of};
+use proxy::{names, reserved};
 
 /// Remove everything that a proxy left in the kernel. New connections to Services are not routed
 /// any more then.
@@ -38,8 +38,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     pins.remove_all()?;
     let file = file_of(&args.bpffs);
     reserved::release(&reserved::file_of(&file))?;
-    if file.exists() {
-        std::fs::remove_file(file)?;
+    for file in [names::file_of(&file), file] {
+        if file.exists() {
+            std::fs::remove_file(file)?;
+        }
     }
     writeln!(out, "removed {} and all programs that were attached from it", args.bpffs.display())?;
     Ok(ExitCode::SUCCESS)

@@ -10,6 +10,7 @@ mod explain;
 mod hello;
 mod interrupt;
 mod loadtest;
+mod monitor;
 mod node;
 mod node_args;
 mod plan;
@@ -41,6 +42,7 @@ enum Command {
     Node(Box<node::Args>),
     Dig(dig::Args),
     Status(status::Args),
+    Monitor(monitor::Args),
     Cleanup(cleanup::Args),
     Control(control::Args),
     Demo(demo::Args),
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
         Command::Node(args) => node::run(&args),
         Command::Dig(args) => dig::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Monitor(args) => monitor::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
         Command::Control(args) => control::run(&args),
         Command::Demo(args) => demo::run(&args),

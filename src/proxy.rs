@@ -147,6 +147,7 @@ fn route<B: Backend + 'static>(
             () = end_stale_sockets(&args.bpffs, seen.clone(), destroyed), if by_sockets => {}
             () = remove_stale_flows(seen.clone(), removed), if !by_sockets => {}
             () = following => {}
+            () = node::keep_names(&status_file, seen.clone()), if by_sockets => {}
             () = node::reserve_ports(&status_file, seen.clone()), if by_sockets => {}
             () = tell_owners(seen.clone(), watched.notices) => {}
             () = tell(status, &status_file, seen, watched.health, [n_destroyed, n_removed]) => {}

@@ -1,11 +1,14 @@
 //! `fairlead status`: what this node's proxy does, and what the kernel holds.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use load::pinned::Pinned;
+use proxy::backend::ebpf::usage::{self, Served, Usage};
 use proxy::backend::nftables;
+use proxy::names;
 use proxy::status::{Status, file_of};
 
 /// How many problems are shown unless all are asked for.
@@ -20,6 +23,9 @@ pub(crate) struct Args {
     /// Show every problem.
     #[arg(long)]
     all: bool,
+    /// Show what each Service port was asked and served, with its endpoints.
+    #[arg(long)]
+    services: bool,
 }
 
 /// Prints the status.
@@ -43,6 +49,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             status.pid
         )?,
         (None, None) => writeln!(out, "process     none was started with this --bpffs")?,
+    }
+    if args.services {
+        print_services(&mut out, &args.bpffs)?;
     }
     let good = attached && running.is_some_and(|status| status.in_sync);
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -105,6 +114,36 @@ fn print_process(out: &mut impl Write, status: &Status, all: bool) -> anyhow::Re
     }
     if status.problems.len() > shown {
         writeln!(out, "            … and more: --all shows them")?;
+    }
+    Ok(())
+}
+
+/// What each Service port was asked and served, both families together.
+fn print_services(out: &mut impl Write, bpffs: &Path) -> anyhow::Result<()> {
+    let names = names::read(&names::file_of(&file_of(bpffs))).unwrap_or_default();
+    let mut services: BTreeMap<String, Usage> = BTreeMap::new();
+    for usage in usage::usage(bpffs)?.into_iter().flatten().map(|(_, usage)| usage) {
+        let name = usage.frontends.first().map(ToString::to_string).unwrap_or_default();
+        let name = names.get(&name).cloned().unwrap_or(name);
+        services.entry(name).or_default().add(usage);
+    }
+    for (name, usage) in services {
+        let Served { connections, packets, bytes } = usage.served;
+        write!(out, "{name}: {connections} connections")?;
+        for (n, what) in [
+            (packets, "packets"),
+            (bytes, "bytes"),
+            (usage.refused, "refused"),
+            (usage.dropped, "dropped"),
+        ] {
+            if n > 0 {
+                write!(out, ", {n} {what}")?;
+            }
+        }
+        writeln!(out)?;
+        for (address, served) in usage.endpoints {
+            writeln!(out, "            {address}: {} connections", served.connections)?;
+        }
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 //! its own sockets must not get.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,13 +12,13 @@ use clap::ValueEnum;
 use proxy::backend::ebpf::{Addresses, Ebpf, Sockets, Translated};
 use proxy::local::{self, Follower};
 use proxy::plan::planner::Supports;
-use proxy::reserved;
 use proxy::sync::Round;
+use proxy::{names, reserved};
 use tokio::sync::watch;
 use tracing::warn;
 
-/// How often the reserved ports are looked at, at most.
-const PORTS_PERIOD: Duration = Duration::from_secs(1);
+/// How often names and reserved ports are looked at, at most.
+const PERIOD: Duration = Duration::from_secs(1);
 
 /// What is done at sockets.
 #[derive(Debug, clap::Args)]
@@ -83,6 +84,22 @@ pub(crate) fn follow_addresses(
     })
 }
 
+/// Keeps the file that says which Service port each frontend belongs to.
+pub(crate) async fn keep_names(status: &Path, mut seen: watch::Receiver<Option<Arc<Round>>>) {
+    let file = names::file_of(status);
+    let mut known = None;
+    while seen.changed().await.is_ok() {
+        let Some(round) = seen.borrow_and_update().clone() else { continue };
+        let text = names::print(&round.plan);
+        // `fairlead status` falls back to addresses while the file cannot be written.
+        if known.as_ref() != Some(&text) && fs::write(&file, &text).is_ok() {
+            known = Some(text);
+        }
+        tokio::time::sleep(PERIOD).await;
+    }
+    std::future::pending::<()>().await;
+}
+
 /// Keeps node ports from the sockets of this node that ask for any port.
 pub(crate) async fn reserve_ports(status: &Path, mut seen: watch::Receiver<Option<Arc<Round>>>) {
     let file = reserved::file_of(status);
@@ -105,7 +122,7 @@ pub(crate) async fn reserve_ports(status: &Path, mut seen: watch::Receiver<Optio
             }
             Err(_) => {}
         }
-        tokio::time::sleep(PORTS_PERIOD).await;
+        tokio::time::sleep(PERIOD).await;
     }
     std::future::pending::<()>().await;
 }

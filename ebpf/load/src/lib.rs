@@ -16,6 +16,7 @@
 
 pub mod activate;
 pub mod counts;
+pub mod drops;
 pub mod endpoints;
 mod mapped;
 mod mountinfo;

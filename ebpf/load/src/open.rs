@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use abi::addr::Addr;
 use abi::address::{AddressValue, PrefixFlags, RangeKey};
+use abi::counter::Counter;
 use abi::frontend::{FrontendKey, FrontendValue};
 use abi::node::Node;
 use aya::maps::lpm_trie::LpmTrie;
@@ -74,6 +75,8 @@ impl Capacity {
         match map {
             "FRONTENDS" | "SLOTS" | "SERVICE_COUNTS" => Some(self.frontends),
             "ENDPOINTS" | "ENDPOINT_COUNTS" => Some(self.endpoints),
+            // Another version may count other things.
+            "COUNTERS" => u32::try_from(Counter::ALL.len()).ok(),
             _ => None,
         }
     }

@@ -13,6 +13,8 @@ use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
 use thiserror::Error;
 
 use crate::activate;
+use crate::counts::Counts;
+use crate::drops::Drops;
 use crate::endpoints::Endpoints;
 use crate::pins::Pins;
 use crate::slots::Slots;
@@ -36,6 +38,8 @@ pub struct Tables {
     pub slots: Slots,
     /// `ENDPOINTS`.
     pub endpoints: Endpoints,
+    /// `ENDPOINT_COUNTS` and `SERVICE_COUNTS`.
+    pub counts: Counts,
 }
 
 /// Pinned maps are there, and cannot be read.
@@ -75,6 +79,12 @@ impl Pinned {
             addresses,
             slots: self.mapped("SLOTS", |map, n| Slots::new(map.fd().as_fd(), n))?,
             endpoints: self.mapped("ENDPOINTS", |map, n| Endpoints::new(map.fd().as_fd(), n))?,
+            counts: self.mapped("ENDPOINT_COUNTS", |endpoints, n| {
+                let services = MapData::from_pin(self.pins.map("SERVICE_COUNTS"));
+                let services = services.map_err(io::Error::other)?;
+                let n_services = services.info().map_err(io::Error::other)?.max_entries();
+                Counts::new((endpoints.fd().as_fd(), n), (services.fd().as_fd(), n_services))
+            })?,
         }))
     }
 
@@ -131,6 +141,15 @@ impl Pinned {
             .collect()
     }
 
+    /// Samples of what was dropped.
+    ///
+    /// # Errors
+    /// The map is not pinned there.
+    pub fn drops(&self) -> Result<Drops, MapError> {
+        let data = MapData::from_pin(self.pins.map("DROPS"))?;
+        Map::RingBuf(data).try_into().map(Drops::new)
+    }
+
     /// The connected UDP sockets.
     ///
     /// # Errors
@@ -145,6 +164,14 @@ impl Tables {
     /// The slot of a frontend, if it is there.
     pub fn slot(&self, key: &FrontendKey) -> Option<u32> {
         self.frontends.get(key, 0).ok()?.slot(key)
+    }
+
+    /// Every frontend with its slot.
+    pub fn frontends(&self) -> impl Iterator<Item = (FrontendKey, u32)> + '_ {
+        self.frontends.iter().filter_map(|entry| {
+            let (key, value) = entry.ok()?;
+            Some((key, value.slot(&key)?))
+        })
     }
 
     /// Whether ports of an address that no frontend has are refused.

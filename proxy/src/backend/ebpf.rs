@@ -31,6 +31,7 @@ mod node;
 mod ranges;
 mod sets;
 mod slots;
+pub mod usage;
 
 pub use addresses::Addresses;
 use encode::{abi_key, frontend_key};

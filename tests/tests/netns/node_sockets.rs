@@ -123,7 +123,7 @@ fn a_pods_loopback_is_its_own() {
     node.start_proxy_with(&["--sockets-only"]);
     let own: [IpAddr; 2] = [[127, 0, 0, 1].into(), std::net::Ipv6Addr::LOCALHOST.into()];
     for address in own {
-        let tally = cluster.send(&client, Protocol::Tcp, (address, NODE_PORT).into(), 3);
+        let tally = cluster.send(&client, Protocol::Tcp, (address, NODE_PORT).into(), 50);
         assert_eq!(tally.answered, 0, "{address}");
     }
 }
@@ -154,7 +154,7 @@ fn a_client_keeps_its_endpoint_while_that_is_there() {
         endpoints(&webs).into_iter().filter(|endpoint| endpoint.pod() != first).collect();
     cluster.set_endpoints(&service, &staying);
     eventually("its endpoint is gone", || {
-        let tally = cluster.send(&client, Protocol::Tcp, service.v4(), 5);
+        let tally = cluster.send(&client, Protocol::Tcp, service.v4(), 50);
         !answered_by(&tally).contains(&*first)
     });
     let second = met(&service, Protocol::Tcp);
@@ -187,7 +187,7 @@ fn only_those_sockets_are_translated_that_ought_to_be() {
     {
         node.start_proxy_with(&["--socket-lb", whose]);
         let before = n_translated(&node);
-        cluster.send(&client, Protocol::Tcp, service.v4(), 3);
+        cluster.send(&client, Protocol::Tcp, service.v4(), 50);
         let between = n_translated(&node);
         from_node(&node, Protocol::Tcp, service.v6());
         let after = n_translated(&node);
@@ -235,9 +235,53 @@ fn a_port_that_a_cluster_ip_has_not_is_refused_at_once() {
     for target in service.ways() {
         let target = SocketAddr::new(target.ip(), 81);
         for protocol in [Protocol::Tcp, Protocol::UdpUnconnected] {
-            let tally = cluster.send(&client, protocol, target, 3);
+            let tally = cluster.send(&client, protocol, target, 50);
             let refused = tally.failures.keys().all(|reason| reason.contains("ECONNREFUSED"));
             assert!(tally.answered == 0 && tally.failed > 0 && refused, "{target}: {tally:?}");
         }
     }
+}
+
+#[test]
+fn connections_are_counted_by_service_and_endpoint_and_refusals_are_told() {
+    let cluster = Cluster::new();
+    let mut node = cluster.node("node-a");
+    let webs = node.webs(["web-1", "web-2"]);
+    let client = node.pod("client");
+    let service = cluster.service("web", &webs);
+    let empty = cluster.service("empty", &[]);
+    node.start_proxy();
+    let sent = cluster.send(&client, Protocol::Tcp, service.v4(), 20).answered
+        + cluster.send(&client, Protocol::Tcp, service.v6(), 20).answered;
+    let bpffs = node.bpffs().to_str().unwrap();
+    let said = |args: &[&str]| {
+        let command = node.node().command(node.fairlead().path());
+        String::from_utf8(command.args(args).output().unwrap().stdout).unwrap()
+    };
+    let line = format!("default/web:tcp: {sent} connections");
+    eventually("all are counted, by name", || {
+        said(&["status", "--services", "--bpffs", bpffs]).contains(&line)
+    });
+    // An endpoint that goes takes nothing with it.
+    cluster.set_endpoints(&service, &endpoints(&webs[..1]));
+    eventually("one endpoint is left", || {
+        let status = said(&["status", "--services", "--bpffs", bpffs]);
+        status.contains(&line)
+            && !status.contains(&webs.last().unwrap().pod.addresses().v4.to_string())
+    });
+
+    let path = node.fairlead().path().to_owned();
+    let monitor = node.node().command(&path);
+    let monitor = monitor.args(["monitor", "--count", "1", "--bpffs", bpffs]);
+    let told = std::thread::scope(|scope| {
+        let told = scope.spawn(|| monitor.output().unwrap());
+        eventually("it tells of a refusal", || {
+            cluster.send(&client, Protocol::Tcp, empty.v4(), 50);
+            told.is_finished()
+        });
+        told.join().unwrap()
+    });
+    let told = String::from_utf8(told.stdout).unwrap();
+    let expected = format!("a socket → {}/tcp (Service default/empty:tcp): refused", empty.v4());
+    assert!(told.contains(&expected), "{told}");
 }
