@@ -9,10 +9,13 @@ use anyhow::{Context as _, bail};
 use crate::build::Build;
 use crate::workspace::Workspace;
 
+/// The packages that have benchmarks.
+const PACKAGES: [&str; 2] = ["tests", "loadtest"];
+
 /// Run one benchmark in release mode; without a name, list them
 #[derive(Debug, clap::Args)]
 pub(crate) struct Bench {
-    /// One of tests/benches
+    /// One of tests/benches or loadtest/benches
     name: Option<String>,
     /// Passed on to the benchmark
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -21,20 +24,24 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn run(&self, workspace: &Workspace) -> anyhow::Result<()> {
-        let benches = benches(&workspace.root().join("tests/benches"))?;
+        let mut known = Vec::new();
+        for package in PACKAGES {
+            let benches = benches(&workspace.root().join(package).join("benches"))?;
+            known.extend(benches.into_iter().map(|(name, question)| (package, name, question)));
+        }
         let Some(name) = &self.name else {
-            for (name, question) in benches {
+            for (_, name, question) in known {
                 println!("{name:<12} {question}");
             }
             return Ok(());
         };
-        if !benches.iter().any(|(known, _)| known == name) {
+        let Some((package, ..)) = known.into_iter().find(|(_, known, _)| known == name) else {
             bail!("no benchmark is called {name}; `cargo xtask bench` lists them");
-        }
+        };
         Build { release: true, ebpf_log: false }.run(workspace)?;
         workspace
             .cargo(&format!("bench {name}"))
-            .args(["bench", "--package", "tests", "--bench", name, "--"])
+            .args(["bench", "--package", package, "--bench", name, "--"])
             .args(&self.args)
             .show()
     }
@@ -45,7 +52,7 @@ fn benches(dir: &Path) -> anyhow::Result<Vec<(String, String)>> {
     let Ok(entries) = fs::read_dir(dir) else { return Ok(Vec::new()) };
     let mut benches = Vec::new();
     for entry in entries {
-        let path = entry.context("reading tests/benches")?.path();
+        let path = entry.with_context(|| format!("reading {}", dir.display()))?.path();
         let (Some(name), true) = (path.file_stem(), path.extension().is_some_and(|it| it == "rs"))
         else {
             continue;

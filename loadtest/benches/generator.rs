@@ -24,9 +24,9 @@ use loadtest::generator::{Generator, Hand, Slice, Threads};
 use loadtest::kind::{Kind, Load};
 use loadtest::ratio::ratio;
 use loadtest::report::{count, time};
+use loadtest::server::{Answering, Delay, Server};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
-use tests::binary;
 
 const UNDER_WAY: usize = 64;
 const NAME: &str = "web.default.svc.cluster.local";
@@ -39,8 +39,28 @@ struct Round {
 }
 
 fn main() {
-    let mut words = env::args().skip(1).filter(|word| word != "--bench");
-    let n_rounds = words.next().and_then(|word| word.parse().ok()).unwrap_or(20);
+    let words: Vec<String> = env::args().skip(1).filter(|word| word != "--bench").collect();
+    match words.first().map(String::as_str) {
+        Some("serve") => answer(),
+        word => bench(word.and_then(|word| word.parse().ok()).unwrap_or(20)),
+    }
+}
+
+/// On the second core, until killed.
+fn answer() {
+    let server = Server::start(&Answering {
+        name: "web-1".to_owned(),
+        listen: "127.0.0.1:0".parse().unwrap(),
+        n_threads: 1,
+        processors: vec![1],
+        delay: Delay::default(),
+    })
+    .unwrap();
+    println!("{}", server.address());
+    server.wait();
+}
+
+fn bench(n_rounds: usize) {
     let (mut server, address) = serve();
     let mut generator =
         Generator::start(&Threads { n_threads: 1, processors: vec![0], netns: None }).unwrap();
@@ -76,15 +96,11 @@ fn main() {
 }
 
 fn serve() -> (Child, SocketAddr) {
-    let mut server = Command::new(binary::fairlead())
-        .args(["load-server", "--listen", "127.0.0.1:0", "--name", "web-1", "--processors", "1"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let me = env::current_exe().unwrap();
+    let mut server = Command::new(me).arg("serve").stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let address = line.trim().rsplit(' ').next().unwrap().parse().unwrap();
-    (server, address)
+    (server, line.trim().parse().unwrap())
 }
 
 fn load(kind: Kind, address: SocketAddr) -> Load {
