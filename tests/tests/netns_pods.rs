@@ -1,5 +1,10 @@
 //! Pods that really run: the companion and a node agent, asked by kubectl. Needs root.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails loudly"
+)]
 
 #[path = "netns_pods/agent.rs"]
 mod agent;

@@ -117,14 +117,15 @@ pub(crate) async fn http_get(
             Err(format!("HTTP probe failed with statuscode: {status}"))
         }
     };
-    tokio::pin!(connection);
+    tokio::pin!(asked);
     tokio::select! {
         biased;
-        answer = asked => answer,
-        ended = &mut connection => Err(match ended {
-            Err(error) => wrong(error),
-            Ok(()) => format!("Get {url:?}: EOF"),
-        }),
+        answer = &mut asked => answer,
+        ended = connection => match ended {
+            Err(error) => Err(wrong(error)),
+            // The answer may have come with the end of the connection.
+            Ok(()) => asked.await,
+        },
     }
 }
 
@@ -186,14 +187,14 @@ async fn health(host: IpAddr, grpc: &GRPCAction) -> Result<(), String> {
             status => Err(format!("service unhealthy (responded with {status:?})")),
         }
     };
-    tokio::pin!(connection);
+    tokio::pin!(asked);
     tokio::select! {
         biased;
-        answer = asked => answer,
-        ended = &mut connection => Err(match ended {
-            Err(error) => wrong(error),
-            Ok(()) => "EOF".to_owned(),
-        }),
+        answer = &mut asked => answer,
+        ended = connection => match ended {
+            Err(error) => Err(wrong(error)),
+            Ok(()) => asked.await,
+        },
     }
 }
 
