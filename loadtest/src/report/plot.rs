@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 /// A plot's place for what is plotted, within its size.
 const LEFT: f64 = 62.0;
-const RIGHT: f64 = 14.0;
+const RIGHT: f64 = 32.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 42.0;
 const HEIGHT: f64 = 300.0;
