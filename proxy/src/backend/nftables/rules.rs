@@ -19,7 +19,7 @@ use crate::plan::settings::{NodePorts, PodSource};
 use crate::plan::{Settings, SourceKind};
 
 /// A table of another schema is replaced as a whole.
-pub(super) const SCHEMA: &str = "schema-1";
+pub(super) const SCHEMA: &str = "schema-2";
 
 /// The kinds of sources, and what chains and maps of theirs end with.
 pub(super) const KINDS: [(SourceKind, &str); 3] =
@@ -102,29 +102,52 @@ impl Class {
         let mark = if masquerade { mark.as_str() } else { "" };
         let translate =
             format!("meta l4proto {{ tcp, udp, sctp }} dnat {ip} to meta priority map @targets");
+        let mut text = String::new();
         let rules = match self {
             Self::Stick { timeout, slot, .. } => {
-                let (timeout, slot) = (timeout.as_secs(), u32::from(*slot) << 12);
+                let timeout = timeout.as_secs();
+                let of_port = "meta priority set meta priority & 0xffff8000".to_owned();
+                let of_set =
+                    format!("meta priority set meta priority | {:#x}", u32::from(*slot) << 12);
+                let recall = format!("meta mark set meta priority . {ip} saddr map @affinity");
+                let remember = format!(
+                    "update @affinity {{ meta priority . {ip} saddr timeout {timeout}s : meta mark }}"
+                );
+                let choose =
+                    format!("meta mark set meta priority . numgen random mod {n} map @choices");
+                // Of several first connections at a time all go where the first one is recorded.
+                text = chain(
+                    ip,
+                    &format!("choose-{}", self.chain()),
+                    "",
+                    &[
+                        of_port.clone(),
+                        format!(
+                            "meta mark != 0 delete @affinity {{ meta priority . {ip} saddr : meta mark }}"
+                        ),
+                        of_set.clone(),
+                        choose.clone(),
+                        of_port.clone(),
+                        remember.clone(),
+                        recall.clone(),
+                        of_set.clone(),
+                        format!("meta priority . meta mark != @members {choose}"),
+                    ],
+                );
                 vec![
                     format!(
                         "meta mark != 0 update @marks \
                          {{ meta l4proto . th sport . {ip} saddr timeout 5s : meta mark }}"
                     ),
-                    "meta priority set meta priority & 0xffff8000".to_owned(),
+                    of_port.clone(),
                     "meta mark set 0".to_owned(),
-                    format!("meta mark set meta priority . {ip} saddr map @affinity"),
-                    format!("meta priority set meta priority | {slot:#x}"),
-                    format!(
-                        "meta priority . meta mark != @members \
-                         meta mark set meta priority . numgen random mod {n} map @choices"
-                    ),
-                    "meta priority set meta priority & 0xffff8000".to_owned(),
-                    format!("delete @affinity {{ meta priority . {ip} saddr : meta mark }}"),
-                    format!(
-                        "update @affinity \
-                         {{ meta priority . {ip} saddr timeout {timeout}s : meta mark }}"
-                    ),
-                    format!("meta priority set meta priority | {slot:#x}"),
+                    recall,
+                    of_set.clone(),
+                    format!("meta priority . meta mark != @members jump choose-{}", self.chain()),
+                    // What is there already is kept, for as long again.
+                    of_port,
+                    remember,
+                    of_set,
                     "meta priority set meta priority . meta mark map @members".to_owned(),
                     "meta mark set 0".to_owned(),
                     format!("meta mark set meta l4proto . th sport . {ip} saddr map @marks"),
@@ -139,7 +162,8 @@ impl Class {
                 translate,
             ],
         };
-        chain(ip, &self.chain(), "", &rules)
+        text.push_str(&chain(ip, &self.chain(), "", &rules));
+        text
     }
 }
 
