@@ -33,7 +33,7 @@ const SIZES: [u32; 2] = [1_000, 10_000];
 const PORT: u16 = 8080;
 
 /// No audit comes between.
-const NEVER: std::time::Duration = std::time::Duration::from_secs(86_400);
+const NEVER: Duration = Duration::from_secs(86_400);
 
 fn main() {
     let words: Vec<String> = env::args().skip(1).filter(|word| word != "--bench").collect();
