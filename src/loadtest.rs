@@ -38,7 +38,7 @@ pub(crate) use worker::{Args as WorkerArgs, run as generate};
 /// Without a TARGET, a Service with servers of its own is brought up on this machine.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Services (NS/NAME[:PORT]), addresses (HOST:PORT), or a folder of YAML to bring up here
+    /// Services (`NS/NAME[:PORT]`), addresses (HOST:PORT), or a folder of YAML to bring up here
     #[arg(value_name = "TARGET")]
     targets: Vec<String>,
     #[command(flatten)]

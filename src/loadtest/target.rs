@@ -40,7 +40,7 @@ pub(super) struct Endpoint {
 }
 
 impl Target {
-    /// Finds a Service by NS/NAME[:PORT], or takes an address.
+    /// Finds a Service by `NS/NAME[:PORT]`, or takes an address.
     ///
     /// # Errors
     /// There is none of that name, or it has no address to send to.

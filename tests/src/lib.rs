@@ -2,7 +2,7 @@
 //!
 //! Tests play text cases: [`case`] reads them, [`objects`] makes snapshots of them, [`stage`] is
 //! where their packets come from, and [`actor`] what sends and receives real ones; [`hostile`] takes objects that nobody should have let in. Benches
-//! compare: [`stats`] says how, [`cycles`] is what is timed, [`population`] makes many Services and
+//! compare: `loadtest::ratio` says how, [`cycles`] is what is timed, [`population`] makes many Services and
 //! [`synthetic`] the model of them, [`binary`] finds what was built.
 //! [`relay`] is a way that can be cut.
 
