@@ -174,7 +174,7 @@ fn json_is_read_back_as_it_was() {
 fn numbers_are_short() {
     assert_eq!(
         [512.0, 9_996.0, 41_230.0, 1.5e9].map(time),
-        ["512 ns", "10.0 us", "41.2 µs", "1.50 s"]
+        ["512 ns", "10.0 µs", "41.2 µs", "1.50 s"]
     );
     assert_eq!([0.0, 999.4, 1_234_567.0].map(count), ["0", "999", "1,234,567"]);
 }
