@@ -13,7 +13,7 @@ use load::{Capacity, Config};
 use model::feed::FeedReader;
 use model::watch::{Health, Notices};
 use proxy::backend::Backend;
-use proxy::backend::ebpf::{Addresses, Ebpf};
+use proxy::backend::ebpf::{Addresses, Ebpf, Packets};
 use proxy::backend::nftables::Nftables;
 use proxy::config::{NodeConfig, ProxyMode};
 use proxy::conntrack::Cleaner;
@@ -105,10 +105,12 @@ fn route_by_ebpf(args: &Args, node: NodeConfig, status: Status) -> anyhow::Resul
     let cgroup = config.cgroup_dir()?;
     let status = Status { cgroup: cgroup.clone(), ..status };
     let check = Box::new(move |plan: &Plan| pods::check(plan, &cgroup));
-    let backend = Ebpf::new(config).with_sockets(args.sockets.meant());
+    let backend =
+        Ebpf::new(config).with_sockets(args.sockets.meant()).with_packets(args.sockets.packets());
     let mut syncer = Syncer::new(backend, node, args.sockets.supports(), check)?;
     let beside = Beside {
         addresses: syncer.backend().addresses(),
+        packets: syncer.backend().packets(),
         log: syncer.backend().dataplane().and_then(load::Dataplane::take_log),
     };
     route(args, syncer, status, beside)
@@ -118,6 +120,7 @@ fn route_by_ebpf(args: &Args, node: NodeConfig, status: Status) -> anyhow::Resul
 #[derive(Default)]
 struct Beside {
     addresses: Option<Arc<Mutex<Addresses>>>,
+    packets: Option<Arc<Mutex<Packets>>>,
     log: Option<load::Log>,
 }
 
@@ -139,6 +142,7 @@ fn route<B: Backend + 'static>(
         let (removed, n_removed) = watch::channel(0);
         let status_file = file_of(&args.bpffs);
         let following = node::follow_addresses(beside.addresses)?;
+        let following_links = node::follow_links(beside.packets)?;
         let period = args.iptables_sync_period;
         let mut syncing = spawn_sync(syncer, watched.feed, rounds, stopped, period)?;
         tokio::select! {
@@ -147,8 +151,9 @@ fn route<B: Backend + 'static>(
             () = end_stale_sockets(&args.bpffs, seen.clone(), destroyed), if by_sockets => {}
             () = remove_stale_flows(seen.clone(), removed), if !by_sockets => {}
             () = following => {}
+            () = following_links => {}
             () = node::keep_names(&status_file, seen.clone()), if by_sockets => {}
-            () = node::reserve_ports(&status_file, seen.clone()), if by_sockets => {}
+            () = node::reserve_ports(&status_file, args.sockets.packets(), seen.clone()), if by_sockets => {}
             () = tell_owners(seen.clone(), watched.notices) => {}
             () = tell(status, &status_file, seen, watched.health, [n_destroyed, n_removed]) => {}
             () = drain_log(beside.log) => {}

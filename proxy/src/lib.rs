@@ -16,6 +16,7 @@ pub mod by_family;
 pub mod config;
 pub mod conntrack;
 pub mod delta;
+pub mod links;
 pub mod local;
 pub mod names;
 pub mod notices;

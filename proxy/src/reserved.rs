@@ -6,7 +6,10 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+
+use abi::flow::{SNAT_FIRST, SNAT_MASK};
 
 use crate::plan::{At, Plan};
 
@@ -20,6 +23,11 @@ pub fn node_ports(plan: &Plan) -> BTreeSet<u16> {
         .filter(|key| matches!(key.at, At::NodePort(_)))
         .map(|key| key.port)
         .collect()
+}
+
+/// The source ports of connections that the packet programs masquerade. `[pure]`
+pub fn masquerade_ports() -> RangeInclusive<u16> {
+    SNAT_FIRST..=SNAT_FIRST + SNAT_MASK
 }
 
 /// The file in which is noted what was put into the kernel's list, beside a status file.

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::ValueEnum;
-use proxy::backend::ebpf::{Addresses, Ebpf, Sockets, Translated};
+use proxy::backend::ebpf::{Addresses, Ebpf, Packets, Sockets, Translated};
+use proxy::links;
 use proxy::local::{self, Follower};
 use proxy::plan::planner::Supports;
 use proxy::sync::Round;
@@ -56,7 +57,12 @@ impl SocketArgs {
 
     /// What is served.
     pub(crate) fn supports(&self) -> Supports {
-        Arc::new(if self.sockets_only { Ebpf::can_hold } else { Ebpf::can })
+        Arc::new(if self.sockets_only || self.packets() { Ebpf::can_hold } else { Ebpf::can })
+    }
+
+    /// Whether packets are translated, too: where some sockets are not.
+    pub(crate) fn packets(&self) -> bool {
+        !self.sockets_only && !matches!(self.socket_lb, SocketLb::All) && load::probe::has_tcx()
     }
 }
 
@@ -100,14 +106,38 @@ pub(crate) async fn keep_names(status: &Path, mut seen: watch::Receiver<Option<A
     std::future::pending::<()>().await;
 }
 
-/// Keeps node ports from the sockets of this node that ask for any port.
-pub(crate) async fn reserve_ports(status: &Path, mut seen: watch::Receiver<Option<Arc<Round>>>) {
+/// Keeps the packet programs at the node's devices, for ever.
+///
+/// # Errors
+/// The kernel does not tell of them.
+pub(crate) fn follow_links(
+    packets: Option<Arc<Mutex<Packets>>>,
+) -> anyhow::Result<impl Future<Output = ()>> {
+    let follower = links::Follower::new().context("cannot hear of the node's devices")?;
+    Ok(async move {
+        match packets {
+            Some(packets) => follower.follow(&packets).await,
+            None => std::future::pending().await,
+        }
+    })
+}
+
+/// Keeps node ports, and those of masqueraded connections, from the sockets of this node that ask
+/// for any port.
+pub(crate) async fn reserve_ports(
+    status: &Path,
+    masqueraded: bool,
+    mut seen: watch::Receiver<Option<Arc<Round>>>,
+) {
     let file = reserved::file_of(status);
     let mut known: Option<BTreeSet<u16>> = None;
     let mut warned = false;
     while seen.changed().await.is_ok() {
         let Some(round) = seen.borrow_and_update().clone() else { continue };
-        let ports = reserved::node_ports(&round.plan);
+        let mut ports = reserved::node_ports(&round.plan);
+        if masqueraded {
+            ports.extend(reserved::masquerade_ports());
+        }
         if known.as_ref() == Some(&ports) {
             continue;
         }

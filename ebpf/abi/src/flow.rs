@@ -146,6 +146,8 @@ pub mod flag {
     pub const MASQUERADE: u8 = 1;
     /// It was made by the node itself, so its replies are restored where they arrive.
     pub const HOST: u8 = 2;
+    /// Its source port is rewritten, so that replies are found, but not its address.
+    pub const KEEP_ADDRESS: u8 = 4;
 }
 
 /// One connection. Its key is the [`Tuple`] that the client sends ([`Seen::Sent`]).

@@ -16,8 +16,10 @@
 
 pub mod activate;
 pub mod counts;
+pub mod devices;
 pub mod drops;
 pub mod endpoints;
+pub mod flows;
 mod mapped;
 mod mountinfo;
 pub mod object;

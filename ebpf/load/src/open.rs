@@ -1,5 +1,6 @@
 //! Opens the dataplane: programs loaded, a former process's maps adopted, nothing attached yet.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -10,14 +11,16 @@ use abi::counter::Counter;
 use abi::frontend::{FrontendKey, FrontendValue};
 use abi::node::Node;
 use aya::maps::lpm_trie::LpmTrie;
-use aya::maps::{Array, HashMap, Map, MapData, MapError};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, MapType};
 use aya::programs::ProgramError;
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use thiserror::Error;
 
 use crate::activate::{self, ActivateError};
 use crate::counts::Counts;
+use crate::devices::{self, Devices};
 use crate::endpoints::Endpoints;
+use crate::flows::Flows;
 use crate::object::{self, ReadObjectError};
 use crate::pins::{LockError, MAPS, Pins, WRITTEN, WriterLock};
 use crate::probe::{self, ProbeError};
@@ -280,6 +283,43 @@ impl Dataplane {
         activate::activate(&mut self.ebpf, &self.pins, &self.cgroup)
     }
 
+    /// The devices whose packets the programs translate; none is attached to yet. After
+    /// [`Dataplane::activate`].
+    ///
+    /// # Errors
+    /// The object lacks a program or a map, or a map is not pinned.
+    pub fn devices(&mut self) -> Result<Devices, OpenError> {
+        let mut programs = Vec::new();
+        for name in devices::PROGRAMS {
+            let failed = |source| OpenError::Program { name: name.to_owned(), source };
+            let program = self.ebpf.program_mut(name).ok_or_else(|| no_map(name))?;
+            if let aya::programs::Program::SchedClassifier(program) = program {
+                program.load().map_err(failed)?;
+            }
+            let fd = program.fd().map_err(failed)?;
+            let fd = fd.as_fd().try_clone_to_owned();
+            programs.push(
+                fd.map_err(|source| OpenError::Io { what: format!("program {name}"), source })?,
+            );
+        }
+        let programs = programs.try_into().map_err(|_programs| no_map("tc_ingress"))?;
+        Ok(Devices {
+            programs,
+            known: pinned(&self.pins, "DEVICES")?,
+            node: pinned(&self.pins, "NODE")?,
+            pins: self.pins.clone(),
+            attached: BTreeMap::new(),
+        })
+    }
+
+    /// The connections that the packet programs have found. After [`Dataplane::activate`].
+    ///
+    /// # Errors
+    /// A map is not pinned.
+    pub fn flows(&self) -> Result<Flows, OpenError> {
+        Ok(Flows { records: pinned(&self.pins, "FLOWS")?, names: pinned(&self.pins, "NAMES")? })
+    }
+
     /// No new connection or send is translated from here on; answers and names of old ones are.
     ///
     /// # Errors
@@ -347,7 +387,7 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<(), OpenError> {
         let loaded = match program {
             Program::CgroupSockAddr(program) => program.load(),
             Program::CgroupSock(program) => program.load(),
-            // An object of a later version has more; this one has only these two kinds.
+            // Those for packets are loaded when they are attached.
             _ => Ok(()),
         };
         loaded.map_err(|source| OpenError::Program { name: name.to_owned(), source })?;
@@ -372,6 +412,19 @@ where
 {
     let map = ebpf.map_mut(name).ok_or_else(|| no_map(name))?;
     M::try_from(map).map_err(|source| OpenError::Map { name, source })
+}
+
+fn pinned<M>(pins: &Pins, name: &'static str) -> Result<M, OpenError>
+where
+    M: TryFrom<Map, Error = MapError>,
+{
+    let failed = |source| OpenError::Map { name, source };
+    let data = MapData::from_pin(pins.map(name)).map_err(failed)?;
+    let map = match data.info().map_err(failed)?.map_type() {
+        Ok(MapType::Array) => Map::Array(data),
+        _ => Map::HashMap(data),
+    };
+    M::try_from(map).map_err(failed)
 }
 
 fn no_map(name: &'static str) -> OpenError {

@@ -15,7 +15,13 @@ use nix::fcntl::{Flock, FlockArg};
 use thiserror::Error;
 
 /// Maps that are pinned, in the order in which they are.
-pub(crate) const MAPS: [&str; 14] = [
+pub(crate) const MAPS: [&str; 20] = [
+    "NEW_NAMES",
+    "NEW_FLOWS",
+    "NAMES",
+    "FLOWS",
+    "FRAGMENTS",
+    "DEVICES",
     "SOCKETS",
     "UDP_PEERS",
     "COUNTERS",
@@ -127,6 +133,26 @@ impl Pins {
         self.dir.join("links")
     }
 
+    /// Where the link of a program to a device is pinned.
+    pub(crate) fn device(&self, index: u32, hook: &str) -> PathBuf {
+        self.devices_dir().join(format!("{index}-{hook}"))
+    }
+
+    pub(crate) fn devices_dir(&self) -> PathBuf {
+        self.dir.join("devices")
+    }
+
+    /// The links to devices that are pinned, with the device's index.
+    pub(crate) fn devices(&self) -> Vec<(u32, PathBuf)> {
+        entries(&self.devices_dir())
+            .into_iter()
+            .filter_map(|path| {
+                let (index, _) = path.file_name()?.to_str()?.split_once('-')?;
+                Some((index.parse().ok()?, path))
+            })
+            .collect()
+    }
+
     /// Whether a former process left anything here.
     pub fn is_empty(&self) -> bool {
         entries(&self.dir).is_empty()
@@ -159,6 +185,7 @@ impl Pins {
     /// Something cannot be removed.
     pub fn remove_all(&self) -> io::Result<()> {
         remove_dir(&self.links_dir())?;
+        remove_dir(&self.devices_dir())?;
         for dir in entries(&self.dir) {
             remove_dir(&dir)?;
         }
@@ -170,7 +197,7 @@ impl Pins {
 
     /// Removes the directories that hold nothing, so that a start that failed leaves no trace.
     pub(crate) fn remove_if_empty(&self) {
-        for dir in [self.links_dir(), self.maps_dir(), self.dir.clone()] {
+        for dir in [self.links_dir(), self.devices_dir(), self.maps_dir(), self.dir.clone()] {
             // One that holds something refuses, which is what is wanted.
             _ = fs::remove_dir(dir);
         }

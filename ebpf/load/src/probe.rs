@@ -110,6 +110,13 @@ pub fn bpffs(path: &Path) -> Result<(), ProbeError> {
     }
 }
 
+/// Whether programs can be attached to devices by links (tcx).
+pub fn has_tcx() -> bool {
+    const TCX: (u32, u32) = (6, 6);
+    nix::sys::utsname::uname()
+        .is_ok_and(|name| version(&name.release().to_string_lossy()).is_some_and(|v| v >= TCX))
+}
+
 fn is_on(path: &Path, file_system: FsType) -> bool {
     statfs::statfs(path).is_ok_and(|found| found.filesystem_type() == file_system)
 }

@@ -7,9 +7,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_PROG_QUERY: libc::c_long = 16;
+const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 
 /// Attach type of `connect4`, from `enum bpf_attach_type`.
@@ -48,6 +50,89 @@ pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     };
     // SAFETY: `attr` outlives the call; BPF_LINK_UPDATE takes these.
     unsafe { bpf(BPF_LINK_UPDATE, &attr) }.map(drop)
+}
+
+/// Where a tcx program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TcxHook {
+    /// On what arrives.
+    Ingress,
+    /// On what leaves.
+    Egress,
+}
+
+impl TcxHook {
+    /// The name of the program, and of its pin.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Ingress => "tc_ingress",
+            Self::Egress => "tc_egress",
+        }
+    }
+
+    /// From `enum bpf_attach_type`.
+    const fn attach_type(self) -> u32 {
+        match self {
+            Self::Ingress => 46,
+            Self::Egress => 47,
+        }
+    }
+}
+
+/// Attaches a program to a device, behind those that are there (kernel 6.6).
+pub(crate) fn tcx_attach(
+    program: BorrowedFd<'_>,
+    ifindex: u32,
+    hook: TcxHook,
+) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Attr {
+        prog_fd: u32,
+        target_ifindex: u32,
+        attach_type: u32,
+        flags: u32,
+        relative_fd: u32,
+        pad: u32,
+        expected_revision: u64,
+    }
+    let attr = Attr {
+        prog_fd: program.as_raw_fd().cast_unsigned(),
+        target_ifindex: ifindex,
+        attach_type: hook.attach_type(),
+        flags: 0,
+        relative_fd: 0,
+        pad: 0,
+        expected_revision: 0,
+    };
+    // SAFETY: `attr` outlives the call; BPF_LINK_CREATE takes these.
+    let fd = unsafe { bpf(BPF_LINK_CREATE, &attr) }?;
+    // SAFETY: the kernel just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The device of a tcx link; zero when it has gone.
+pub(crate) fn tcx_ifindex(link: BorrowedFd<'_>) -> io::Result<u32> {
+    // `struct bpf_link_info` has the device where a cgroup link has the low half of its cgroup.
+    #[expect(clippy::cast_possible_truncation, reason = "the low half")]
+    link_info(link).map(|info| info.cgroup_id as u32)
+}
+
+/// Pins an object at a path.
+pub(crate) fn object_pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    #[repr(C)]
+    struct Attr {
+        pathname: u64,
+        bpf_fd: u32,
+        file_flags: u32,
+    }
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let attr = Attr {
+        pathname: path.as_ptr().addr() as u64,
+        bpf_fd: object.as_raw_fd().cast_unsigned(),
+        file_flags: 0,
+    };
+    // SAFETY: `attr` and the string that it points to outlive the call; BPF_OBJ_PIN takes these.
+    unsafe { bpf(BPF_OBJ_PIN, &attr) }.map(drop)
 }
 
 /// What the kernel tells of a cgroup link: `struct bpf_link_info` up to its cgroup part.

@@ -146,12 +146,12 @@ pub fn open(
     }
     let generation = tables.generation(slot);
     let seen = tables.seconds();
-    let flags = if here {
-        flag::HOST | flag::MASQUERADE
-    } else if chosen.masquerade != 0 || same(&chosen.address, &sent.src) {
-        flag::MASQUERADE
-    } else {
-        0
+    let masquerade = chosen.masquerade != 0 || same(&chosen.address, &sent.src);
+    let flags = match (here, masquerade) {
+        (true, true) => flag::HOST | flag::MASQUERADE,
+        (true, false) => flag::HOST | flag::MASQUERADE | flag::KEEP_ADDRESS,
+        (false, true) => flag::MASQUERADE,
+        (false, false) => 0,
     };
     let added = tables.add_new(sent, |record| {
         record.endpoint = chosen.address;
@@ -192,8 +192,13 @@ fn snat_port(random: u32) -> u16 {
 /// Why the packet must be dropped.
 #[inline(always)]
 pub fn masquerade(tables: &impl Tables, found: Found, sent: &Tuple) -> Result<(), Verdict> {
-    let Some(address) = tables.device(!sent.src.is_v4()) else {
-        return Err(Verdict::drop(Counter::DroppedNoAddress));
+    let address = if found.live.has(flag::KEEP_ADDRESS) {
+        sent.src
+    } else {
+        let Some(address) = tables.device(!sent.src.is_v4()) else {
+            return Err(Verdict::drop(Counter::DroppedNoAddress));
+        };
+        address
     };
     let mut port = snat_port(u32::from(u16::from_be(found.live.client_port())));
     let mut tries = 0;

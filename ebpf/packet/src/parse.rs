@@ -263,6 +263,11 @@ fn extensions(packet: &impl Packet, mut at: u32, mut next: u8) -> Option<(u32, u
 }
 
 #[inline(always)]
+const fn first([byte]: [u8; 1]) -> u8 {
+    byte
+}
+
+#[inline(always)]
 fn ports(packet: &impl Packet, l4: u32) -> Option<(u16, u16)> {
     let [a, b, c, d] = packet.load(l4)?;
     Some((u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d])))
@@ -297,11 +302,12 @@ fn parse_transport(packet: &impl Packet, parsed: &mut Parsed) -> Option<()> {
             (parsed.src_port, parsed.dst_port) = ports(packet, parsed.l4)?;
         }
         SCTP => {
-            if parsed.end < parsed.l4 || room < 16 {
+            if parsed.end < parsed.l4 || room < 12 {
                 return None;
             }
             (parsed.src_port, parsed.dst_port) = ports(packet, parsed.l4)?;
-            let [chunk] = packet.load(parsed.l4 + 12)?;
+            // A packet without a chunk is none that opens anything.
+            let chunk = if room < 16 { 0 } else { first(packet.load(parsed.l4 + 12)?) };
             parsed.segment.flags = match chunk {
                 SCTP_INIT => tcp::SYN,
                 SCTP_ABORT | SCTP_SHUTDOWN_COMPLETE => tcp::RST,

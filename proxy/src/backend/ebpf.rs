@@ -28,6 +28,7 @@ mod encode;
 mod ids;
 mod look;
 mod node;
+mod packets;
 mod ranges;
 mod sets;
 mod slots;
@@ -37,6 +38,7 @@ pub use addresses::Addresses;
 use encode::{abi_key, frontend_key};
 pub use look::Look;
 use node::NodeMaps;
+pub use packets::Packets;
 use sets::{Members, NoRange, Sets};
 use slots::Slots;
 
@@ -56,6 +58,7 @@ const REST: Duration = Duration::from_secs(1);
 pub struct Ebpf {
     config: load::Config,
     sockets: Sockets,
+    packets_too: bool,
     opened: Option<Opened>,
 }
 
@@ -90,6 +93,7 @@ struct Opened {
     /// By slot, what `RANGES` has for it; also for slots that were let go.
     source_ranges: BTreeMap<u32, BTreeSet<IpNet>>,
     addresses: Arc<Mutex<Addresses>>,
+    packets: Arc<Mutex<Packets>>,
     node: NodeMaps,
     started: Instant,
 }
@@ -98,13 +102,20 @@ impl Ebpf {
     /// A dataplane that is not opened yet.
     pub const fn new(config: load::Config) -> Self {
         let sockets = Sockets { translated: Translated::All, protect_node_ports: false };
-        Self { config, sockets, opened: None }
+        Self { config, sockets, packets_too: true, opened: None }
     }
 
     /// The same with something else done at sockets; before [`Backend::prepare`].
     #[must_use]
     pub fn with_sockets(self, sockets: Sockets) -> Self {
         Self { sockets, ..self }
+    }
+
+    /// The same without a program at any device: for sockets of this node only. Before
+    /// [`Backend::prepare`].
+    #[must_use]
+    pub fn with_packets(self, packets_too: bool) -> Self {
+        Self { packets_too, ..self }
     }
 
     /// The loaded dataplane, after [`Backend::prepare`].
@@ -117,10 +128,15 @@ impl Ebpf {
         self.opened.as_ref().map(|opened| Arc::clone(&opened.addresses))
     }
 
-    /// Whether it can do what a frontend asks; needs no opened dataplane.
+    /// The packet side, for whoever follows the node's devices; after [`Backend::prepare`].
+    pub fn packets(&self) -> Option<Arc<Mutex<Packets>>> {
+        self.opened.as_ref().map(|opened| Arc::clone(&opened.packets))
+    }
+
+    /// Whether sockets alone can do what a frontend asks; needs no opened dataplane.
     ///
     /// # Errors
-    /// What it cannot do, naming the Service's field.
+    /// What they cannot do, naming the Service's field.
     pub fn can(frontend: &Frontend) -> Result<(), Unsupported> {
         can::at_sockets(frontend)
     }
@@ -178,13 +194,18 @@ impl Backend for Ebpf {
     }
 
     fn activate(&mut self) -> Result<(), ActivateError> {
+        const WHAT: &str = "cannot take charge of new connections";
         let Some(opened) = &mut self.opened else {
             return Err(ActivateError { doing: NOT_PREPARED.to_owned(), source: None });
         };
-        opened
-            .dataplane
-            .activate()
-            .map_err(|error| ActivateError::new("cannot take charge of new connections", error))
+        opened.dataplane.activate().map_err(|error| ActivateError::new(WHAT, error))?;
+        if self.packets_too && !opened.packets().is_in_charge() {
+            let failed = |error| ActivateError::new(WHAT, error);
+            let devices = opened.dataplane.devices().map_err(failed)?;
+            let flows = opened.dataplane.flows().map_err(failed)?;
+            opened.packets().take_charge(devices, flows);
+        }
+        Ok(())
     }
 
     fn drain(&mut self) -> Result<Drained, DrainError> {
@@ -254,9 +275,15 @@ impl Opened {
             sets,
             source_ranges,
             addresses: Arc::new(Mutex::new(addresses)),
+            packets: Arc::default(),
             node: NodeMaps::new(netns, flags),
             started: Instant::now(),
         })
+    }
+
+    fn packets(&self) -> MutexGuard<'_, Packets> {
+        // As below.
+        self.packets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn addresses(&self) -> MutexGuard<'_, Addresses> {
@@ -271,6 +298,7 @@ impl Opened {
             Op::Remove { key } => self.remove(key, now),
             Op::Settings(settings) => {
                 let written = self.node.write(&mut self.dataplane, settings)?;
+                self.packets().set_pods(&settings.pods);
                 let node_ports = settings.node_ports.clone();
                 let served = self.addresses().serve_node_ports(node_ports);
                 served

@@ -145,7 +145,9 @@ impl<'a> Play<'a> {
         let mut behind: BTreeMap<(&str, IpAddr), Vec<Trial<'a>>> = BTreeMap::new();
         let mut bound = BTreeSet::new();
         for expectation in packets {
-            if let Some(reason) = unshown(&self.case.name, expectation) {
+            if let Some(reason) =
+                unshown(self.mode, &self.case.name, expectation, self.stage.host())
+            {
                 let place = format!("{}:{}", self.case.name, expectation.number);
                 self.unshown.push(format!("{place}: {reason}"));
                 continue;

@@ -166,6 +166,11 @@ impl Stage {
         self.host = addresses;
     }
 
+    /// The addresses that the node has besides its own.
+    pub(crate) const fn host(&self) -> &BTreeSet<IpAddr> {
+        &self.host
+    }
+
     /// The addresses that a masqueraded packet may have: the node's, loopback aside.
     pub(crate) fn is_masqueraded(&self, address: IpAddr) -> bool {
         stage::host().chain(GATEWAYS).any(|other| other == address) || self.host.contains(&address)

@@ -1,0 +1,184 @@
+//! Attaches the packet programs to network devices (tcx), and keeps `DEVICES`.
+//!
+//! A pinned link outlives the process, and goes with its device; the next process finds it by the
+//! device's index and puts its program behind it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use abi::addr::Addr;
+use abi::device::Device;
+use abi::node::Node;
+use aya::maps::{Array, HashMap, MapData};
+use thiserror::Error;
+
+use crate::pins::Pins;
+use crate::sys::{self, TcxHook};
+
+/// A network device by which packets enter or leave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// Its index.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Whether its packets have an Ethernet header.
+    pub ethernet: bool,
+    /// What masqueraded packets that leave by it have as their source, one a family; the node's own
+    /// address where there is none.
+    pub addresses: Vec<IpAddr>,
+    /// Whether what arrives by it is from pods, IPv4 and IPv6.
+    pub pods: [bool; 2],
+}
+
+/// Why a device is not served.
+#[derive(Debug, Error)]
+pub enum AttachError {
+    /// A map cannot be written.
+    #[error("cannot write what is known of device {name}: {source}")]
+    Map {
+        /// The device.
+        name: String,
+        /// Why.
+        source: aya::maps::MapError,
+    },
+    /// The kernel refuses.
+    #[error("cannot attach {program} to device {name}: {source}")]
+    Attach {
+        /// The device.
+        name: String,
+        /// The program.
+        program: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The pins cannot be read or removed.
+    #[error("cannot use {path}: {source}", path = path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// The devices that are served.
+pub struct Devices {
+    pub(crate) programs: [OwnedFd; 4],
+    pub(crate) known: HashMap<MapData, u32, Device>,
+    pub(crate) node: Array<MapData, Node>,
+    pub(crate) pins: Pins,
+    /// What each device had when it was attached to last.
+    pub(crate) attached: BTreeMap<u32, Port>,
+}
+
+/// The programs that go with [`Devices::programs`].
+pub(crate) const PROGRAMS: [&str; 4] = ["tc_ingress", "tc_egress", "tc_ingress_l3", "tc_egress_l3"];
+
+impl Devices {
+    /// Serves these devices and no others. What is served already stays so at every moment.
+    ///
+    /// # Errors
+    /// One for each device that is not served; the others are.
+    pub fn serve(&mut self, ports: &[Port]) -> Result<(), Vec<AttachError>> {
+        let mut errors = Vec::new();
+        for port in ports {
+            if self.attached.get(&port.index) == Some(port) {
+                continue;
+            }
+            match self.serve_one(port) {
+                Ok(()) => {
+                    self.attached.insert(port.index, port.clone());
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        if let Err(error) = self.leave_all_but(ports) {
+            errors.push(error);
+        }
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
+
+    /// How many devices are served.
+    pub fn n_served(&self) -> usize {
+        self.attached.len()
+    }
+
+    fn serve_one(&mut self, port: &Port) -> Result<(), AttachError> {
+        let node = self.node.get(&0, 0).unwrap_or_default();
+        let address = |v6: bool, node: Addr| {
+            let own = port.addresses.iter().find(|address| address.is_ipv6() == v6);
+            own.map_or(node, |own| Addr::from(*own))
+        };
+        let value = Device {
+            v4: address(false, node.ip_v4),
+            v6: address(true, node.ip_v6),
+            flags: port.flags(),
+            pad: 0,
+        };
+        self.known
+            .insert(port.index, value, 0)
+            .map_err(|source| AttachError::Map { name: port.name.clone(), source })?;
+        let [ingress, egress, ingress_l3, egress_l3] = &self.programs;
+        let (ingress, egress) =
+            if port.ethernet { (ingress, egress) } else { (ingress_l3, egress_l3) };
+        // What was translated when it arrived must find the way back when it leaves.
+        self.attach(port, TcxHook::Egress, egress)?;
+        self.attach(port, TcxHook::Ingress, ingress)
+    }
+
+    fn attach(&self, port: &Port, hook: TcxHook, program: &OwnedFd) -> Result<(), AttachError> {
+        let failed =
+            |source| AttachError::Attach { name: port.name.clone(), program: hook.name(), source };
+        let path = self.pins.device(port.index, hook.name());
+        if let Ok(link) = sys::object_get(&path) {
+            if sys::tcx_ifindex(link.as_fd()).is_ok_and(|index| index == port.index) {
+                return sys::link_update(link.as_fd(), program.as_fd()).map_err(failed);
+            }
+            // The device of that index has gone, and another has its index now.
+            fs::remove_file(&path).map_err(failed)?;
+        }
+        let link = sys::tcx_attach(program.as_fd(), port.index, hook).map_err(failed)?;
+        fs::create_dir_all(self.pins.devices_dir()).map_err(failed)?;
+        sys::object_pin(link.as_fd(), &path).map_err(failed)
+    }
+
+    /// Removes the links of devices that are gone or not to be served.
+    fn leave_all_but(&mut self, ports: &[Port]) -> Result<(), AttachError> {
+        let kept: Vec<u32> = ports.iter().map(|port| port.index).collect();
+        self.attached.retain(|index, _| kept.contains(index));
+        for (index, path) in self.pins.devices() {
+            if !kept.contains(&index) {
+                fs::remove_file(&path).map_err(|source| AttachError::Io { path, source })?;
+            }
+        }
+        let gone: Vec<u32> = self
+            .known
+            .keys()
+            .filter_map(Result::ok)
+            .filter(|index| !kept.contains(index))
+            .collect();
+        for index in gone {
+            // It may be gone already.
+            _ = self.known.remove(&index);
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Devices {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Devices").field("attached", &self.attached).finish_non_exhaustive()
+    }
+}
+
+impl Port {
+    const fn flags(&self) -> u32 {
+        let [v4, v6] = self.pods;
+        (if v4 { Device::PODS_V4 } else { 0 }) | (if v6 { Device::PODS_V6 } else { 0 })
+    }
+}

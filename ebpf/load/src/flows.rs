@@ -1,0 +1,172 @@
+//! Collects connections that have ended: off the packet path, every few seconds.
+
+use std::time::Duration;
+
+use abi::flow::{Record, Seen, Tuple, half};
+use aya::maps::{HashMap, MapData, MapError};
+use nix::time::{ClockId, clock_gettime};
+
+/// For how long a connection is remembered after its last packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetimes {
+    /// An open TCP or SCTP connection.
+    pub established: Duration,
+    /// One that one end has closed.
+    pub close_wait: Duration,
+    /// One that both ends have closed, or that was reset.
+    pub closed: Duration,
+    /// A UDP flow with answers.
+    pub udp_stream: Duration,
+    /// One without.
+    pub udp: Duration,
+}
+
+impl Default for Lifetimes {
+    /// Those of kube-proxy's flags and of netfilter.
+    fn default() -> Self {
+        const HOUR: u64 = 3600;
+        Self {
+            established: Duration::from_secs(24 * HOUR),
+            close_wait: Duration::from_secs(HOUR),
+            closed: Duration::from_secs(120),
+            udp_stream: Duration::from_secs(120),
+            udp: Duration::from_secs(30),
+        }
+    }
+}
+
+/// The connections whose clients have proved that they exist; the others displace one another.
+#[derive(Debug)]
+pub struct Flows {
+    pub(crate) records: HashMap<MapData, Tuple, Record>,
+    pub(crate) names: HashMap<MapData, Tuple, Tuple>,
+}
+
+/// What a collection found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Connections that go on.
+    pub live: usize,
+    /// Connections that were removed.
+    pub ended: usize,
+    /// Names of connections that were gone.
+    pub dangling: usize,
+}
+
+impl Flows {
+    /// Removes what has ended.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn collect(&mut self, lifetimes: &Lifetimes) -> Result<Collected, MapError> {
+        let now = seconds();
+        let mut collected = Collected::default();
+        let mut ended = Vec::new();
+        for entry in self.records.iter() {
+            let (sent, record) = entry?;
+            if is_over(&sent, &record, now, lifetimes) {
+                ended.push(sent);
+            } else {
+                collected.live += 1;
+            }
+        }
+        for sent in ended {
+            // A packet may have come since.
+            let Ok(record) = self.records.get(&sent, 0) else { continue };
+            if is_over(&sent, &record, now, lifetimes) {
+                // A program may have removed any of them.
+                _ = self.records.remove(&sent);
+                _ = self.names.remove(&leaving(&sent, &record));
+                _ = self.names.remove(&returning(&sent, &record));
+                collected.ended += 1;
+            }
+        }
+        collected.dangling = self.collect_names()?;
+        Ok(collected)
+    }
+
+    /// Removes names that lead nowhere.
+    fn collect_names(&mut self) -> Result<usize, MapError> {
+        let mut dangling = Vec::new();
+        for entry in self.names.iter() {
+            let (name, sent) = entry?;
+            if self.records.get(&sent, 0).is_err() {
+                dangling.push((name, sent));
+            }
+        }
+        let mut n = 0;
+        for (name, sent) in dangling {
+            // Names come before their record.
+            if self.records.get(&sent, 0).is_err() && self.names.remove(&name).is_ok() {
+                n += 1;
+            }
+        }
+        Ok(n)
+    }
+}
+
+fn leaving(sent: &Tuple, record: &Record) -> Tuple {
+    let (endpoint, port) = (&record.endpoint, record.endpoint_port);
+    Tuple::between(&sent.src, record.client_port, endpoint, port, sent.protocol)
+}
+
+fn returning(sent: &Tuple, record: &Record) -> Tuple {
+    Tuple {
+        src: record.endpoint,
+        dst: record.snat,
+        src_port: record.endpoint_port,
+        dst_port: record.snat_port,
+        seen: Seen::Returning as u8,
+        ..*sent
+    }
+}
+
+fn is_over(sent: &Tuple, record: &Record, now: u32, lifetimes: &Lifetimes) -> bool {
+    const UDP: u8 = 17;
+    let lifetime = if sent.protocol == UDP {
+        if record.reply & half::OPEN == 0 { lifetimes.udp } else { lifetimes.udp_stream }
+    } else if Record::is_closed(record.forward, record.reply) {
+        lifetimes.closed
+    } else if (record.forward | record.reply) & half::FIN != 0 {
+        lifetimes.close_wait
+    } else {
+        lifetimes.established
+    };
+    u64::from(now.saturating_sub(record.seen)) > lifetime.as_secs()
+}
+
+/// The clock that the programs read.
+fn seconds() -> u32 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .ok()
+        .and_then(|time| u32::try_from(time.tv_sec()).ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use abi::addr::Addr;
+    use abi::flow::{Record, Tuple, half};
+
+    use super::{Lifetimes, is_over};
+
+    #[test]
+    fn a_connection_lives_as_long_as_its_state_says() {
+        let addr = Addr::from_v4(1);
+        let tuple = |protocol| Tuple::between(&addr, 1, &addr, 2, protocol);
+        let cases = [
+            (6, half::OPEN, half::OPEN, 86_400),
+            (6, half::OPEN | half::FIN, half::OPEN, 3600),
+            (6, half::OPEN | half::FIN, half::OPEN | half::FIN, 120),
+            (6, half::OPEN, half::OPEN | half::RESET, 120),
+            (17, half::OPEN, 0, 30),
+            (17, half::OPEN, half::OPEN, 120),
+        ];
+        for (protocol, forward, reply, seconds) in cases {
+            let record = Record { forward, reply, seen: 1000, ..Record::default() };
+            let over = |now| is_over(&tuple(protocol), &record, now, &Lifetimes::default());
+            assert!(!over(1000 + seconds), "{protocol} {forward} {reply}");
+            assert!(over(1001 + seconds), "{protocol} {forward} {reply}");
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! The packet programs at the devices of this node, and the connections that they found.
+
+use std::collections::BTreeSet;
+
+use load::devices::{Devices, Port};
+use load::flows::{Flows, Lifetimes};
+use tracing::{debug, info, warn};
+
+use crate::by_family::ByFamily;
+use crate::links;
+use crate::plan::settings::PodSource;
+
+/// The packet side of the dataplane. Nothing is attached before it is in charge.
+#[derive(Debug, Default)]
+pub struct Packets {
+    in_charge: Option<(Devices, Flows)>,
+    pods: ByFamily<Option<PodSource>>,
+    /// What was warned of last, lest it be told again and again.
+    told: BTreeSet<String>,
+}
+
+impl Packets {
+    /// Takes charge: attaches the programs.
+    pub(super) fn take_charge(&mut self, devices: Devices, flows: Flows) {
+        self.in_charge = Some((devices, flows));
+        self.refresh();
+    }
+
+    /// Whether it has.
+    pub(super) const fn is_in_charge(&self) -> bool {
+        self.in_charge.is_some()
+    }
+
+    /// How pods are told from other sources.
+    pub(super) fn set_pods(&mut self, pods: &ByFamily<Option<PodSource>>) {
+        if self.pods != *pods {
+            self.pods = pods.clone();
+            self.refresh();
+        }
+    }
+
+    /// Attaches the programs to what devices there are now, and lets those go that are not.
+    pub fn refresh(&mut self) {
+        let Some((devices, _)) = &mut self.in_charge else { return };
+        let ports = match links::ports() {
+            Ok(ports) => ports,
+            Err(error) => {
+                warn!("cannot read the node's devices: {error}");
+                return;
+            }
+        };
+        let ports: Vec<Port> = ports
+            .into_iter()
+            .map(|(port, above)| with_pods(port, above.as_deref(), &self.pods))
+            .collect();
+        let before = devices.n_served();
+        let failures: BTreeSet<String> = match devices.serve(&ports) {
+            Ok(()) => BTreeSet::new(),
+            Err(errors) => errors.iter().map(ToString::to_string).collect(),
+        };
+        for failure in failures.difference(&self.told) {
+            warn!("{failure}; Services are not reached through it");
+        }
+        self.told = failures;
+        if devices.n_served() != before {
+            info!(n = devices.n_served(), "packets are translated at the node's devices");
+        }
+    }
+
+    /// Removes connections that have ended.
+    pub fn collect(&mut self) {
+        let Some((_, flows)) = &mut self.in_charge else { return };
+        match flows.collect(&Lifetimes::default()) {
+            Ok(collected) => debug!(?collected, "connections"),
+            Err(error) => warn!("cannot collect connections that have ended: {error}"),
+        }
+    }
+}
+
+fn with_pods(port: Port, above: Option<&str>, pods: &ByFamily<Option<PodSource>>) -> Port {
+    let are = |source: &Option<PodSource>| match source {
+        Some(PodSource::Interface(name)) => **name == *port.name || above == Some(&**name),
+        Some(PodSource::InterfacePrefix(prefix)) => port.name.starts_with(&**prefix),
+        Some(PodSource::Cidr(_)) | None => false,
+    };
+    let pods = [are(&pods.v4), are(&pods.v6)];
+    Port { pods, ..port }
+}
