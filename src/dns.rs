@@ -10,14 +10,17 @@ use std::time::Duration;
 use anyhow::Context;
 use dns::config::{Options, Zone};
 use dns::corefile::Corefile;
-use dns::server::{Admin, Listen, Names, Ports, Server, Sources, clock, follow, saved};
+use dns::server::{Admin, Listen, Names, Ports, Server, Sources, clock, device, follow, saved};
 use dns::zone::{Origin, ZoneView};
+use ipnet::IpNet;
+use model::applied::AppliedReader;
+use model::feed::FeedReader;
 use model::watch::Watch;
 use tokio::runtime;
-use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
 use crate::node_args::{SourceArgs, host_name};
+use crate::proxy::terminated;
 
 /// More threads than this answer nothing sooner on one node.
 const MAX_WORKERS: usize = 8;
@@ -30,13 +33,27 @@ pub(crate) struct Args {
     #[command(flatten)]
     source: SourceArgs,
     #[command(flatten)]
+    serve: ServeArgs,
+    /// The name of this node's Node object; the host name when absent.
+    #[arg(long, value_name = "NODE", default_value = "")]
+    hostname_override: String,
+    /// Log more; -v 4 logs everything.
+    #[arg(short, value_name = "LEVEL", default_value_t = 0)]
+    v: u8,
+}
+
+/// What is answered for, and where.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
     names: NameArgs,
     /// Where to listen, over UDP and TCP, for anybody; repeat it for more addresses.
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Vec<SocketAddr>,
-    /// The name of this node's Node object; the host name when absent.
-    #[arg(long, value_name = "NODE", default_value = "")]
-    hostname_override: String,
+    /// Answer this node and its pods there, and nobody else: an address, best a link-local one such as
+    /// 169.254.20.53, which is added to the loopback device and kept; repeat it for the other family.
+    #[arg(long, value_name = "ADDR")]
+    link_local: Vec<IpAddr>,
     /// UDP threads for each address; by default one a core, eight at most.
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -53,9 +70,6 @@ pub(crate) struct Args {
     /// is ten minutes old at most; by default /var/lib/fairlead/names.json, with an API server.
     #[arg(long, value_name = "FILE")]
     snapshot: Option<PathBuf>,
-    /// Log more; -v 4 logs everything.
-    #[arg(short, value_name = "LEVEL", default_value_t = 0)]
-    v: u8,
 }
 
 /// What names there are.
@@ -69,53 +83,103 @@ pub(crate) struct NameArgs {
     cluster_domain: Option<String>,
 }
 
+/// A server that answers, and what is kept beside it.
+pub(crate) struct Dns {
+    server: Server,
+    admin: Option<Admin>,
+    snapshot: Option<PathBuf>,
+    lameduck: Duration,
+}
+
 /// Runs until SIGINT or SIGTERM.
 ///
 /// # Errors
 /// An address cannot be had, or the flags mean nothing; the message says what to do.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     crate::log(args.v);
-    let corefile = args.names.corefile()?;
-    for problem in corefile.iter().flat_map(|corefile| &corefile.problems) {
-        warn!("{problem}");
-    }
-    let listen = args.listen(corefile.as_ref());
-    let mut options = args.names.options(corefile.as_ref())?;
-    options.addresses = reachable(&listen.addresses);
-    let ports = args.ports(corefile.as_ref())?;
-    let lameduck = corefile.map_or(Duration::ZERO, |corefile| corefile.lameduck);
-    let snapshot = args.snapshot_file();
-    let view = first_view(options, snapshot.as_deref());
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let Watch { feed, health: _health, task, .. } = args.watch().await?;
-        let server = Server::start(&listen, view)?;
-        let names = server.names();
+        let node_name = match args.hostname_override.as_str() {
+            "" => host_name()?,
+            name => name.to_owned(),
+        };
+        let Watch { feed, health: _health, task, .. } =
+            args.source.watch_everything(&node_name).await?;
+        let dns = Dns::start(&args.serve, &args.source).await?;
+        tokio::select! {
+            () = task => warn!("the source of objects ended"),
+            () = dns.follow(feed, None) => {}
+            signal = terminated() => info!("{}: ending", signal?),
+        }
+        dns.stop().await;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+impl Dns {
+    /// Opens every address and begins to answer: from what was saved, or SERVFAIL. Needs a runtime.
+    ///
+    /// # Errors
+    /// An address cannot be had, or the flags mean nothing; the message says what to do.
+    pub(crate) async fn start(args: &ServeArgs, source: &SourceArgs) -> anyhow::Result<Self> {
+        let corefile = args.names.corefile()?;
+        for problem in corefile.iter().flat_map(|corefile| &corefile.problems) {
+            warn!("{problem}");
+        }
+        if !args.link_local.is_empty() {
+            device::ensure(&args.link_local).await?;
+        }
+        let listen = args.listen(corefile.as_ref());
+        let mut options = args.names.options(corefile.as_ref())?;
+        options.addresses = reachable(&listen.addresses);
+        let ports = args.ports(corefile.as_ref())?;
+        let lameduck = corefile.map_or(Duration::ZERO, |corefile| corefile.lameduck);
+        let snapshot = args.snapshot_file(source);
+        let server = Server::start(&listen, first_view(options, snapshot.as_deref()))?;
         for address in server.addresses() {
             info!("answering on {address}");
         }
-        let admin = admin(ports, &names);
+        let admin = admin(ports, &server.names());
+        Ok(Self { server, admin, snapshot, lameduck })
+    }
+
+    /// The names that it answers for.
+    pub(crate) fn names(&self) -> Names {
+        self.server.names()
+    }
+
+    /// Where it listens.
+    pub(crate) fn addresses(&self) -> &[SocketAddr] {
+        self.server.addresses()
+    }
+
+    /// Answers from what the feed says, until it ends. With `applied`, a name waits until its
+    /// address is routed.
+    pub(crate) async fn follow(&self, feed: FeedReader, applied: Option<AppliedReader>) {
+        let names = self.server.names();
         tokio::select! {
-            () = task => warn!("the source of objects ended"),
-            () = follow(feed, names.clone()) => {}
-            () = keep(snapshot.clone(), names.clone()) => {}
-            signal = terminated() => info!("{}: ending", signal?),
+            () = follow(feed, names.clone(), applied) => {}
+            () = keep(self.snapshot.clone(), names) => {}
         }
-        if let Some(admin) = &admin {
+    }
+
+    /// Says that no questions should be sent here, waits as the Corefile says, and ends.
+    pub(crate) async fn stop(self) {
+        let names = self.server.names();
+        if let Some(admin) = &self.admin {
             admin.retire();
-            tokio::time::sleep(lameduck).await;
+            tokio::time::sleep(self.lameduck).await;
         }
-        server.stop().await;
-        if let Some(file) = snapshot.filter(|_| names.is_synced())
+        self.server.stop().await;
+        if let Some(file) = self.snapshot.filter(|_| names.is_synced())
             && let Err(error) = saved::write(&file, names.view().snapshot())
         {
             warn!("{error}");
         }
-        if let Some(admin) = admin {
+        if let Some(admin) = self.admin {
             admin.stop().await;
         }
-        Ok(ExitCode::SUCCESS)
-    })
+    }
 }
 
 impl NameArgs {
@@ -153,20 +217,30 @@ impl NameArgs {
     }
 }
 
-impl Args {
+impl ServeArgs {
+    /// The domain of the cluster's names.
+    pub(crate) fn cluster_domain(&self) -> &str {
+        self.names.cluster_domain.as_deref().unwrap_or("cluster.local")
+    }
+
     fn listen(&self, corefile: Option<&Corefile>) -> Listen {
         let n_cores = available_parallelism().map_or(1, usize::from);
         let n_workers = self.threads.unwrap_or_else(|| n_cores.min(MAX_WORKERS));
         if !self.listen.is_empty() {
-            return Listen { addresses: self.listen.clone(), n_workers, sources: Sources::Any };
+            let port = self.listen.first().map_or(53, SocketAddr::port);
+            let own = self.link_local.iter().map(|ip| SocketAddr::new(*ip, port));
+            let addresses = self.listen.iter().copied().chain(own).collect();
+            return Listen { addresses, n_workers, sources: Sources::Any };
         }
         let port = corefile.map_or(53, |corefile| corefile.port);
         let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
         // A host without IPv6 has one of them.
         let exists = |ip: &IpAddr| UdpSocket::bind((*ip, 0)).is_ok();
-        let addresses =
-            loopback.into_iter().filter(exists).map(|ip| SocketAddr::new(ip, port)).collect();
-        Listen { addresses, n_workers, sources: Sources::Local(Vec::new()) }
+        let own = loopback.into_iter().filter(exists).chain(self.link_local.iter().copied());
+        let addresses = own.map(|ip| SocketAddr::new(ip, port)).collect();
+        // Who asks from the node itself may do so from the address that it asks.
+        let sources = Sources::Local(self.link_local.iter().map(|ip| IpNet::from(*ip)).collect());
+        Listen { addresses, n_workers, sources }
     }
 
     fn ports(&self, corefile: Option<&Corefile>) -> anyhow::Result<Ports> {
@@ -189,18 +263,10 @@ impl Args {
         })
     }
 
-    fn snapshot_file(&self) -> Option<PathBuf> {
+    fn snapshot_file(&self, source: &SourceArgs) -> Option<PathBuf> {
         let default = || PathBuf::from("/var/lib/fairlead/names.json");
-        let by_default = self.source.objects.is_none().then(default);
+        let by_default = source.objects.is_none().then(default);
         self.snapshot.clone().or(by_default)
-    }
-
-    async fn watch(&self) -> anyhow::Result<Watch> {
-        let node_name = match self.hostname_override.as_str() {
-            "" => host_name()?,
-            name => name.to_owned(),
-        };
-        self.source.watch_everything(&node_name).await
     }
 }
 
@@ -242,15 +308,5 @@ async fn keep(file: Option<PathBuf>, names: Names) {
     match file {
         Some(file) => saved::keep(file, names).await,
         None => std::future::pending().await,
-    }
-}
-
-/// The name of the signal that ended the wait.
-async fn terminated() -> anyhow::Result<&'static str> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        _ = interrupt.recv() => Ok("SIGINT"),
-        _ = terminate.recv() => Ok("SIGTERM"),
     }
 }

@@ -1,33 +1,38 @@
-//! `fairlead node`: a node's agent.
+//! `fairlead node`: routes the Services of one node and answers its names, from one watch.
 
-use std::path::PathBuf;
+mod lead;
+
 use std::process::ExitCode;
 
 use anyhow::Context;
+use model::applied::applied;
 use tokio::runtime;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tracing::info;
 
-use crate::node_args::{SourceArgs, host_name};
+use self::lead::Lead;
+use crate::dns::{Dns, ServeArgs};
+use crate::node_args::{NodeArgs, SourceArgs, host_name};
 use crate::pods::{Place, PodArgs};
+use crate::proxy::{KernelArgs, Proxy, terminated};
 
-/// Run the pods of this node, until told to stop. They live on without it, and the next start takes
-/// them over. `fairlead proxy` and `fairlead dns` run beside it.
+/// Route the Services of this node and answer for their names, until told to stop. A name is told
+/// once this node routes its address, or after a second at most. With --link-local, questions to the
+/// cluster's DNS are answered here while this process lives. What is programmed stays in the kernel;
+/// `fairlead cleanup` removes it. With --run-pods it is the agent that runs the node's pods instead,
+/// beside `fairlead proxy` and `fairlead dns`; they live on without it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
     source: SourceArgs,
     #[command(flatten)]
+    node: NodeArgs,
+    #[command(flatten)]
+    kernel: KernelArgs,
+    #[command(flatten)]
+    serve: ServeArgs,
+    #[command(flatten)]
     pods: PodArgs,
-    /// The name of this node's Node object; the host name when absent.
-    #[arg(long, value_name = "NODE")]
-    hostname_override: Option<String>,
-    /// The cgroup v2 directory above every pod; by default the root of the hierarchy.
-    #[arg(long, value_name = "PATH")]
-    cgroup: Option<PathBuf>,
-    /// The domain of the cluster's names.
-    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
-    cluster_domain: String,
     /// Log more; -v 4 logs everything.
     #[arg(short, value_name = "LEVEL", default_value_t = 0)]
     v: u8,
@@ -36,15 +41,47 @@ pub(crate) struct Args {
 /// Runs until SIGINT or SIGTERM.
 ///
 /// # Errors
-/// The flags mean nothing, or something that every pod needs is not to be had.
+/// The node lacks something, an address cannot be had, or the flags mean nothing; the message says
+/// what to do.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     crate::log(args.v);
-    args.pods.require()?;
-    let node_name = match &args.hostname_override {
-        Some(name) => name.clone(),
-        None => host_name()?,
+    if args.pods.are_run() {
+        return run_pods(args);
+    }
+    let (teller, applied) = applied();
+    let mut proxy = Proxy::prepare(&args.node, &args.kernel, Some(teller))?;
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        // What the proxy leaves alone (headless, foreign, aliases) has names all the same.
+        let watched = args.source.watch_everything(proxy.node_name()).await?;
+        let dns = Dns::start(&args.serve, &args.source).await?;
+        let mut lead = Lead::new(proxy.take_own_dns(), dns.names(), dns.addresses())?;
+        let (names, services) = (watched.feed.subscribe(), watched.feed.subscribe());
+        let ending = async {
+            tokio::select! {
+                () = dns.follow(names, Some(applied)) => {}
+                () = lead::follow(&mut lead, services, args.pods.cluster_dns()) => {}
+                signal = terminated() => {
+                    info!("{}: leaving what is programmed in place", signal?);
+                }
+            }
+            Ok(())
+        };
+        let done = proxy.serve(watched, ending).await;
+        // From here on the endpoints of the Service are asked.
+        drop(lead);
+        dns.stop().await;
+        done
+    })
+}
+
+/// Runs the node's pods, until told to stop.
+fn run_pods(args: &Args) -> anyhow::Result<ExitCode> {
+    let node_name = match args.node.hostname_override.as_str() {
+        "" => host_name()?,
+        name => name.to_owned(),
     };
-    let cgroup = match &args.cgroup {
+    let cgroup = match &args.kernel.cgroup {
         Some(path) => path.clone(),
         None => sandbox::cgroup::find_mount().context("or name one with --cgroup")?,
     };
@@ -52,18 +89,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         source: &args.source,
         node_name: &node_name,
         cgroup: &cgroup,
-        domain: &args.cluster_domain,
+        domain: args.serve.cluster_domain(),
     };
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let stop = CancellationToken::new();
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
         let told = async {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
+            terminated().await?;
             stop.cancel();
             Ok(())
         };

@@ -67,13 +67,14 @@ pub(crate) struct Place<'a> {
 }
 
 impl PodArgs {
-    /// Refuses to start for nothing.
-    ///
-    /// # Errors
-    /// `--run-pods` is not given.
-    pub(crate) fn require(&self) -> anyhow::Result<()> {
-        anyhow::ensure!(self.run_pods, "fairlead node does nothing else yet: add --run-pods");
-        Ok(())
+    /// Whether there is anything to run.
+    pub(crate) const fn are_run(&self) -> bool {
+        self.run_pods
+    }
+
+    /// Where pods ask for names; none is where Service kube-system/kube-dns is.
+    pub(crate) fn cluster_dns(&self) -> &[IpAddr] {
+        &self.cluster_dns
     }
 
     /// Runs the agent, if it is asked for, until told to stop.

@@ -1,6 +1,7 @@
 //! `fairlead proxy`: routes the Services of one node.
 
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
@@ -8,10 +9,12 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
+use load::dns::OwnDns;
 use load::pinned::Pinned;
 use load::{Capacity, Config};
+use model::applied::AppliedWriter;
 use model::feed::FeedReader;
-use model::watch::{Health, Notices};
+use model::watch::{Health, Notices, Watch};
 use proxy::backend::Backend;
 use proxy::backend::ebpf::{Addresses, Ebpf, Packets};
 use proxy::backend::nftables::Nftables;
@@ -43,10 +46,20 @@ pub(crate) struct Args {
     #[command(flatten)]
     node: NodeArgs,
     #[command(flatten)]
+    kernel: KernelArgs,
+    /// Log more; -v 4 logs everything.
+    #[arg(short, value_name = "LEVEL", default_value_t = 0)]
+    v: u8,
+}
+
+/// What is programmed, and where it is kept.
+#[derive(Debug, clap::Args)]
+pub(crate) struct KernelArgs {
+    #[command(flatten)]
     sockets: SocketArgs,
     /// The cgroup v2 directory above every pod; by default the root of the hierarchy.
     #[arg(long, value_name = "PATH")]
-    cgroup: Option<PathBuf>,
+    pub(crate) cgroup: Option<PathBuf>,
     /// A directory on a BPF file system, this node's own, for maps and links.
     #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf/fairlead")]
     bpffs: PathBuf,
@@ -62,9 +75,32 @@ pub(crate) struct Args {
     /// How often to look whether somebody else changed what was programmed, and to repair it.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     iptables_sync_period: Duration,
-    /// Log more; -v 4 logs everything.
-    #[arg(short, value_name = "LEVEL", default_value_t = 0)]
-    v: u8,
+}
+
+/// A proxy that is prepared: what a former process left was adopted, and nothing is written yet.
+pub(crate) struct Proxy {
+    node_name: Arc<str>,
+    bpffs: PathBuf,
+    syncer: AnySyncer,
+    beside: Beside,
+    status: Status,
+    audit_period: Duration,
+}
+
+/// The loop of each mode.
+enum AnySyncer {
+    Ebpf(Box<Syncer<Ebpf>>),
+    Nftables(Box<Syncer<Nftables>>),
+}
+
+/// What the loop of the eBPF mode is accompanied by.
+#[derive(Default)]
+struct Beside {
+    addresses: Option<Arc<Mutex<Addresses>>>,
+    packets: Option<Arc<Mutex<Packets>>>,
+    by_packets: bool,
+    own_dns: Option<OwnDns>,
+    log: Option<load::Log>,
 }
 
 /// Runs until SIGINT or SIGTERM.
@@ -73,95 +109,155 @@ pub(crate) struct Args {
 /// The node lacks something, or the flags mean nothing; the message says what to do.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     crate::log(args.v);
-    let node = args.node.meant()?;
-    let mode = args.node.as_typed()?.mode()?;
-    let status = Status {
-        pid: std::process::id(),
-        mode: mode.name().to_owned(),
-        node: node.node_name.to_string(),
-        ..Status::default()
-    };
-    match mode {
-        ProxyMode::Ebpf => route_by_ebpf(args, node, status),
-        ProxyMode::Nftables => {
-            let supports = Arc::new(Nftables::can);
-            let syncer = Syncer::new(Nftables::new(), node, supports, Box::new(|_| Ok(())))?;
-            route(args, syncer, status, Beside::default())
-        }
-        ProxyMode::Iptables | ProxyMode::Ipvs => anyhow::bail!(
-            "--proxy-mode={}: this build has the modes ebpf and nftables only",
-            mode.name(),
-        ),
-    }
-}
-
-fn route_by_ebpf(args: &Args, node: NodeConfig, status: Status) -> anyhow::Result<ExitCode> {
-    let config = Config {
-        bpffs: args.bpffs.clone(),
-        cgroup: args.cgroup.clone(),
-        object: args.ebpf_object.clone(),
-        capacity: Capacity { frontends: args.max_frontends, endpoints: args.max_endpoints },
-    };
-    let cgroup = config.cgroup_dir()?;
-    let status = Status { cgroup: cgroup.clone(), ..status };
-    let check = Box::new(move |plan: &Plan| pods::check(plan, &cgroup));
-    let backend =
-        Ebpf::new(config).with_sockets(args.sockets.meant()).with_packets(args.sockets.packets());
-    let mut syncer = Syncer::new(backend, node, args.sockets.supports(), check)?;
-    let beside = Beside {
-        addresses: syncer.backend().addresses(),
-        packets: syncer.backend().packets(),
-        log: syncer.backend().dataplane().and_then(load::Dataplane::take_log),
-    };
-    route(args, syncer, status, beside)
-}
-
-/// What the loop of the eBPF mode is accompanied by.
-#[derive(Default)]
-struct Beside {
-    addresses: Option<Arc<Mutex<Addresses>>>,
-    packets: Option<Arc<Mutex<Packets>>>,
-    log: Option<load::Log>,
-}
-
-/// Keeps the kernel at what the cluster wants.
-fn route<B: Backend + 'static>(
-    args: &Args,
-    syncer: Syncer<B>,
-    status: Status,
-    beside: Beside,
-) -> anyhow::Result<ExitCode> {
-    let node_name = status.node.clone();
-    let by_sockets = status.mode == ProxyMode::Ebpf.name();
+    let proxy = Proxy::prepare(&args.node, &args.kernel, None)?;
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let watched = args.source.watch(&node_name).await?;
+        let watched = args.source.watch(proxy.node_name()).await?;
+        let ending = async {
+            info!("{}: leaving what is programmed in place", terminated().await?);
+            Ok(())
+        };
+        proxy.serve(watched, ending).await
+    })
+}
+
+impl Proxy {
+    /// Opens what is there already. `teller` is for those who wait until an address is routed.
+    ///
+    /// # Errors
+    /// The node lacks something, or the flags mean nothing; the message says what to do.
+    pub(crate) fn prepare(
+        node: &NodeArgs,
+        kernel: &KernelArgs,
+        teller: Option<AppliedWriter>,
+    ) -> anyhow::Result<Self> {
+        let mode = node.as_typed()?.mode()?;
+        let node = node.meant()?;
+        let audit_period = kernel.iptables_sync_period;
+        let node_name = Arc::clone(&node.node_name);
+        let mut status = Status {
+            pid: std::process::id(),
+            mode: mode.name().to_owned(),
+            node: node_name.to_string(),
+            ..Status::default()
+        };
+        let (mut syncer, beside) = match mode {
+            ProxyMode::Ebpf => {
+                status.cgroup = kernel.config().cgroup_dir()?;
+                kernel.ebpf(node)?
+            }
+            ProxyMode::Nftables => {
+                let supports = Arc::new(Nftables::can);
+                let syncer = Syncer::new(Nftables::new(), node, supports, Box::new(|_| Ok(())))?;
+                (AnySyncer::Nftables(Box::new(syncer)), Beside::default())
+            }
+            ProxyMode::Iptables | ProxyMode::Ipvs => anyhow::bail!(
+                "--proxy-mode={}: this build has the modes ebpf and nftables only",
+                mode.name(),
+            ),
+        };
+        if let Some(teller) = teller {
+            syncer.tell(teller);
+        }
+        Ok(Self { node_name, bpffs: kernel.bpffs.clone(), syncer, beside, status, audit_period })
+    }
+
+    /// The name of this node's Node object.
+    pub(crate) fn node_name(&self) -> &str {
+        &self.node_name
+    }
+
+    /// What leads questions to this node's own DNS server, once; the eBPF mode has it.
+    pub(crate) const fn take_own_dns(&mut self) -> Option<OwnDns> {
+        self.beside.own_dns.take()
+    }
+
+    /// Routes what is watched, until that ends or something is `ending`. What is programmed stays.
+    ///
+    /// # Errors
+    /// The kernel cannot be programmed any more, or `ending` failed.
+    pub(crate) async fn serve(
+        self,
+        watched: Watch,
+        ending: impl Future<Output = anyhow::Result<()>>,
+    ) -> anyhow::Result<ExitCode> {
         let (stop, stopped) = watch::channel(false);
         let (rounds, seen) = watch::channel(None);
         let (destroyed, n_destroyed) = watch::channel(0);
         let (removed, n_removed) = watch::channel(0);
-        let status_file = file_of(&args.bpffs);
-        let following = node::follow_addresses(beside.addresses)?;
-        let following_links = node::follow_links(beside.packets)?;
-        let period = args.iptables_sync_period;
-        let mut syncing = spawn_sync(syncer, watched.feed, rounds, stopped, period)?;
+        let status_file = file_of(&self.bpffs);
+        let by_sockets = matches!(self.syncer, AnySyncer::Ebpf(_));
+        let following = node::follow_addresses(self.beside.addresses)?;
+        let following_links = node::follow_links(self.beside.packets)?;
+        let by_packets = self.beside.by_packets;
+        let mut syncing = self.syncer.spawn(watched.feed, rounds, stopped, self.audit_period)?;
         tokio::select! {
             ended = &mut syncing => return finished(ended),
             () = watched.task => warn!("the source of objects ended"),
-            () = end_stale_sockets(&args.bpffs, seen.clone(), destroyed), if by_sockets => {}
+            () = end_stale_sockets(&self.bpffs, seen.clone(), destroyed), if by_sockets => {}
             () = remove_stale_flows(seen.clone(), removed), if !by_sockets => {}
             () = following => {}
             () = following_links => {}
             () = node::keep_names(&status_file, seen.clone()), if by_sockets => {}
-            () = node::reserve_ports(&status_file, args.sockets.packets(), seen.clone()), if by_sockets => {}
+            () = node::reserve_ports(&status_file, by_packets, seen.clone()), if by_sockets => {}
             () = tell_owners(seen.clone(), watched.notices) => {}
-            () = tell(status, &status_file, seen, watched.health, [n_destroyed, n_removed]) => {}
-            () = drain_log(beside.log) => {}
-            signal = terminated() => info!("{}: leaving what is programmed in place", signal?),
+            () = tell(self.status, &status_file, seen, watched.health, [n_destroyed, n_removed]) => {}
+            () = drain_log(self.beside.log) => {}
+            ended = ending => ended?,
         }
         stop.send_replace(true);
         finished(syncing.await)
-    })
+    }
+}
+
+impl AnySyncer {
+    fn tell(&mut self, teller: AppliedWriter) {
+        match self {
+            Self::Ebpf(syncer) => syncer.tell(teller),
+            Self::Nftables(syncer) => syncer.tell(teller),
+        }
+    }
+
+    fn spawn(
+        self,
+        feed: FeedReader,
+        rounds: watch::Sender<Option<Arc<Round>>>,
+        stopped: watch::Receiver<bool>,
+        audit_period: Duration,
+    ) -> anyhow::Result<oneshot::Receiver<Result<(), SyncError>>> {
+        match self {
+            Self::Ebpf(syncer) => spawn_sync(*syncer, feed, rounds, stopped, audit_period),
+            Self::Nftables(syncer) => spawn_sync(*syncer, feed, rounds, stopped, audit_period),
+        }
+    }
+}
+
+impl KernelArgs {
+    fn ebpf(&self, node: NodeConfig) -> anyhow::Result<(AnySyncer, Beside)> {
+        let config = self.config();
+        let cgroup = config.cgroup_dir()?;
+        let check = Box::new(move |plan: &Plan| pods::check(plan, &cgroup));
+        let by_packets = self.sockets.packets();
+        let backend = Ebpf::new(config).with_sockets(self.sockets.meant()).with_packets(by_packets);
+        let mut syncer = Syncer::new(backend, node, self.sockets.supports(), check)?;
+        let beside = Beside {
+            addresses: syncer.backend().addresses(),
+            packets: syncer.backend().packets(),
+            by_packets,
+            own_dns: syncer.backend().dataplane().map(load::Dataplane::own_dns).transpose()?,
+            log: syncer.backend().dataplane().and_then(load::Dataplane::take_log),
+        };
+        Ok((AnySyncer::Ebpf(Box::new(syncer)), beside))
+    }
+
+    fn config(&self) -> Config {
+        Config {
+            bpffs: self.bpffs.clone(),
+            cgroup: self.cgroup.clone(),
+            object: self.ebpf_object.clone(),
+            capacity: Capacity { frontends: self.max_frontends, endpoints: self.max_endpoints },
+        }
+    }
 }
 
 /// Starts the loop on a thread of its own, since it blocks while it writes.
@@ -335,7 +431,7 @@ async fn drain_log(log: Option<load::Log>) {
 }
 
 /// The name of the signal that ended the wait.
-async fn terminated() -> anyhow::Result<&'static str> {
+pub(crate) async fn terminated() -> anyhow::Result<&'static str> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {

@@ -49,6 +49,8 @@ pub enum Reason {
     AliasLoop,
     /// No full list of the cluster has been seen yet.
     NotReady,
+    /// The address is not routed on this node yet.
+    NotRouted,
     /// Zone transfers are not offered.
     Transfer,
     /// A class other than IN.
@@ -70,6 +72,7 @@ impl Reason {
             }
             Self::AliasLoop => Some((0, "aliases lead in a circle, or too far")),
             Self::NotReady => Some((14, "the cluster has not been listed yet")),
+            Self::NotRouted => Some((14, "the address is not routed on this node yet")),
             Self::Transfer => Some((21, "zone transfers are not offered")),
             Self::Class => Some((21, "only class IN is served")),
             Self::Prohibited => Some((18, "this server answers its own node only")),
@@ -123,6 +126,7 @@ impl<'v> Answer<'v> {
         match Found::by(view, &asked, rtype) {
             Found::Here(body) => Self::found(asked.zone, Aliases::default(), body),
             Found::Absent => Self::absent(view, asked.zone, name),
+            Found::Held => Self::failed(asked.zone, Aliases::default(), Reason::NotRouted),
             Found::Alias(target) => Self::aliased(view, asked.zone, target, rtype),
         }
     }
@@ -144,6 +148,10 @@ impl<'v> Answer<'v> {
             _ => Reason::Found,
         };
         Self { rcode: Rcode::NoError, zone: Some(zone), aliases, body, reason }
+    }
+
+    const fn failed(zone: &'v Zone, aliases: Aliases<'v>, reason: Reason) -> Self {
+        Self { rcode: Rcode::ServFail, zone: Some(zone), aliases, body: Body::Nothing, reason }
     }
 
     fn absent(view: &'v ZoneView, zone: &'v Zone, name: &LowerName) -> Self {
@@ -168,13 +176,7 @@ impl<'v> Answer<'v> {
         rtype: RecordType,
     ) -> Self {
         let mut aliases = Aliases::default();
-        let failed = |aliases, reason| Self {
-            rcode: Rcode::ServFail,
-            zone: Some(zone),
-            aliases,
-            body: Body::Nothing,
-            reason,
-        };
+        let failed = |aliases, reason| Self::failed(zone, aliases, reason);
         let mut target = target;
         loop {
             if aliases.follow(target).is_none() {
@@ -192,6 +194,7 @@ impl<'v> Answer<'v> {
             match Found::by(view, &asked, rtype) {
                 Found::Here(body) => return Self::found(asked.zone, aliases, body),
                 Found::Alias(next) => target = next,
+                Found::Held => return failed(aliases, Reason::NotRouted),
                 Found::Absent => {
                     return match Self::absent(view, asked.zone, &name) {
                         outside @ Self { zone: None, .. } => {

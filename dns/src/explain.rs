@@ -42,6 +42,7 @@ pub fn why(
         }
         Reason::AliasLoop => "so it fails: aliases lead in a circle, or too far".to_owned(),
         Reason::NotReady => "so it fails: the cluster has not been listed yet".to_owned(),
+        Reason::NotRouted => "so it fails: the address is not routed on this node yet".to_owned(),
         Reason::Transfer => "so it is refused: zone transfers are not offered".to_owned(),
         Reason::Class => "so it is refused: only class IN is served".to_owned(),
         Reason::Prohibited => "so it is refused: this client may not ask here".to_owned(),

@@ -10,7 +10,9 @@
 mod admin;
 mod batch;
 pub mod clock;
+pub mod device;
 mod follow;
+mod gate;
 mod metrics;
 pub mod saved;
 mod sources;
@@ -18,7 +20,7 @@ mod tcp;
 mod udp;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -51,6 +53,13 @@ pub(crate) struct Shared {
     metrics: Metrics,
     sources: Sources,
     stopping: AtomicBool,
+}
+
+impl Shared {
+    /// Whether a client may ask: as configured, or since it is of this node.
+    fn allows(&self, view: &ZoneView, client: Option<IpAddr>) -> bool {
+        self.sources.allow(client) || client.is_some_and(|client| view.is_of_node(client))
+    }
 }
 
 /// A server that answers.

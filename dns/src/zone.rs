@@ -16,9 +16,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
-use imbl::GenericHashMap;
 use imbl::ordmap::DiffItem;
 use imbl::shared_ptr::DefaultSharedPtr;
+use imbl::{GenericHashMap, OrdSet};
 use ipnet::IpNet;
 use model::cluster::{Dirty, ServiceState, Snapshot};
 use model::name::NamespacedName;
@@ -26,7 +26,7 @@ use model::name::NamespacedName;
 use crate::config::Options;
 use crate::query::Key;
 use reverse::Reverse;
-use service::ServiceView;
+use service::{KeyBuf, ServiceView};
 
 /// The names of one cluster at one moment.
 #[derive(Clone)]
@@ -34,6 +34,8 @@ pub struct ZoneView {
     options: Arc<Options>,
     services: GenericHashMap<ByKey, (), RandomState, DefaultSharedPtr>,
     reverse: Reverse,
+    /// Services whose addresses are not told yet.
+    held: OrdSet<KeyBuf>,
     snapshot: Snapshot,
     serial: u32,
     origin: Origin,
@@ -61,6 +63,7 @@ impl ZoneView {
             options,
             services: GenericHashMap::with_hasher(RandomState::default()),
             reverse: Reverse::default(),
+            held: OrdSet::new(),
             snapshot: Snapshot::default(),
             serial: 0,
             origin: Origin::Nothing,
@@ -101,6 +104,18 @@ impl ZoneView {
         next.snapshot = snapshot.clone();
         next.origin = origin;
         next
+    }
+
+    /// The same view, but for the addresses of these Services, and no others, it says SERVFAIL: they
+    /// are not routed yet.
+    #[must_use]
+    pub fn holding<'n>(&self, names: impl IntoIterator<Item = &'n NamespacedName>) -> Self {
+        Self { held: names.into_iter().map(service::key).collect(), ..self.clone() }
+    }
+
+    /// Whether a Service's addresses are not told yet.
+    pub fn holds(&self, service: &ServiceView) -> bool {
+        !self.held.is_empty() && self.held.contains(service.key().0)
     }
 
     /// Puts a Service in the place of what this view had under its name. Whether that changed
@@ -199,6 +214,15 @@ impl ZoneView {
             .any(|(_, state)| service::holds_pod(&state.endpoints, address))
     }
 
+    /// Whether an address is this node's own, or one of its pods' (`spec.podCIDRs`).
+    pub fn is_of_node(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.snapshot.node.as_ref().is_some_and(|node| {
+            node.addresses.contains(&address)
+                || node.pod_cidrs.iter().any(|range| range.contains(&address))
+        })
+    }
+
     /// Where this server is reached.
     pub fn server_addresses(&self) -> impl Iterator<Item = IpAddr> + Clone {
         self.options.addresses.iter().copied()
@@ -215,6 +239,7 @@ impl fmt::Debug for ZoneView {
             .field("options", &self.options)
             .field("services", &services)
             .field("reverse", &self.reverse)
+            .field("held", &self.held)
             .field("serial", &self.serial)
             .field("origin", &self.origin)
             .finish_non_exhaustive()
@@ -227,6 +252,7 @@ impl PartialEq for ZoneView {
         self.options == other.options
             && self.services == other.services
             && self.reverse == other.reverse
+            && self.held == other.held
             && self.snapshot.namespaces == other.snapshot.namespaces
             && self.origin == other.origin
     }

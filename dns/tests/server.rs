@@ -13,12 +13,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dns::config::Options;
-use dns::server::{Admin, Listen, Ports, Server, Sources, saved};
+use dns::server::{Admin, Listen, Ports, Server, Sources, follow, saved};
 use dns::zone::{Origin, ZoneView};
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
-use model::cluster::{Dirty, Snapshot};
+use model::applied::{Applied, Routed, applied};
+use model::cluster::{Change, Dirty, Snapshot};
+use model::name::Protocol;
 use model::watch;
+use tokio::task::JoinSet;
 
 const OBJECTS: &str = "
 apiVersion: v1
@@ -349,5 +352,75 @@ fn a_server_stops_at_once_whoever_is_connected() {
         server.stop().await;
         assert!(started.elapsed() < Duration::from_secs(5));
         drop(held);
+    });
+}
+
+/// What is said to a question for the address of `web`: asks until it is something else than SERVFAIL.
+fn first_word(socket: &UdpSocket) -> (ResponseCode, Duration) {
+    let asked = Instant::now();
+    loop {
+        socket.send(&query(1, "web.shop.svc.cluster.local")).unwrap();
+        let code = receive(socket).metadata.response_code;
+        if code != ResponseCode::ServFail {
+            return (code, asked.elapsed());
+        }
+        assert!(asked.elapsed() < SOON, "SERVFAIL for too long");
+    }
+}
+
+#[test]
+fn a_name_is_told_once_its_address_is_routed_or_after_a_second() {
+    block_on(async {
+        let empty = ZoneView::empty(Arc::new(Options::default()));
+        let addresses = vec!["127.0.0.1:0".parse().unwrap()];
+        let listen = Listen { addresses, n_workers: 1, sources: Sources::Any };
+        let server = Server::start(&listen, empty).unwrap();
+        let socket = client(server.addresses()[0]);
+        let (script, watch) = watch::script("node-a");
+        let (teller, reader) = applied();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(follow(watch.feed, server.names(), Some(reader)));
+        tasks.spawn(watch.task);
+        let state = snapshot(1).await;
+        let web = &state.services.iter().find(|(name, _)| &*name.name == "web").unwrap().1;
+        let web = web.service.clone().unwrap();
+        script.list([]).await.unwrap();
+
+        let (teller, routed) = (
+            Arc::new(teller),
+            Routed { address: "10.96.0.10".parse().unwrap(), port: 80, protocol: Protocol::Tcp },
+        );
+        let until = |metric: &str| {
+            let from = Instant::now();
+            while !server.names().metrics().contains(metric) {
+                assert!(from.elapsed() < SOON, "{metric} is not said");
+            }
+        };
+        // Waits, and is told when the proxy has written it.
+        script.say([Change::Service(Arc::clone(&web))]).await.unwrap();
+        until("fairlead_dns_names_held_total 1");
+        socket.send(&query(1, "web.shop.svc.cluster.local")).unwrap();
+        assert_eq!(receive(&socket).metadata.response_code, ResponseCode::ServFail);
+        teller.publish(Applied { routed: [routed].into_iter().collect() });
+        let (code, took) = first_word(&socket);
+        assert_eq!(code, ResponseCode::NoError);
+        assert!(took < Duration::from_millis(900), "{took:?}: it was told by the clock");
+        assert!(server.names().metrics().contains("fairlead_dns_names_overdue_total 0"));
+
+        // Goes, and comes back while the proxy is stuck.
+        script.say([Change::ServiceGone(web.name.clone())]).await.unwrap();
+        teller.publish(Applied::default());
+        let gone = Instant::now();
+        while first_word(&socket).0 != ResponseCode::NXDomain {
+            assert!(gone.elapsed() < SOON);
+        }
+        script.say([Change::Service(web)]).await.unwrap();
+        until("fairlead_dns_names_held_total 2");
+        let (code, took) = first_word(&socket);
+        assert_eq!(code, ResponseCode::NoError);
+        assert!(took > Duration::from_millis(500) && took < Duration::from_secs(2), "{took:?}");
+        until("fairlead_dns_names_overdue_total 1");
+        tasks.shutdown().await;
+        server.stop().await;
     });
 }

@@ -30,6 +30,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod applied;
 pub mod cluster;
 pub mod endpoint;
 pub mod feed;

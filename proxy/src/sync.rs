@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use model::applied::{Applied, AppliedWriter, Routed};
 use model::cluster::Snapshot;
 use model::feed::{FeedReader, Update};
 use model::problem::Problem;
@@ -23,7 +24,7 @@ use crate::backend::{ActivateError, ApplyErrorClass, Backend, Effect, PrepareErr
 use crate::config::NodeConfig;
 use crate::delta::{Actual, Op, delta, delta_of};
 use crate::plan::planner::Supports;
-use crate::plan::{FrontendKey, Plan, Planner};
+use crate::plan::{At, FrontendKey, Plan, Planner};
 
 /// Between two tries of what keeps failing, at most this long.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
@@ -35,6 +36,8 @@ pub struct Syncer<B> {
     actual: Actual,
     /// What could not be programmed, and is not tried again until it changes.
     dropped: BTreeMap<FrontendKey, Problem>,
+    /// What others are told of the kernel's content.
+    told: Option<Told>,
     /// Looks at the first plan before the backend takes charge, then is gone.
     before_activate: Option<BeforeActivate>,
     active: bool,
@@ -108,11 +111,19 @@ impl<B: Backend> Syncer<B> {
             planner: Planner::new(config).supporting(supports),
             actual,
             dropped: BTreeMap::new(),
+            told: None,
             before_activate: Some(before_activate),
             active: false,
             failures: 0,
             n_repairs: 0,
         })
+    }
+
+    /// From now on, says what the kernel holds; at first, what a former process left there.
+    pub fn tell(&mut self, teller: AppliedWriter) {
+        let routed = self.actual.frontends.keys().filter_map(routed).collect();
+        let told = Told { applied: Applied { routed }, teller, changed: true };
+        self.told.insert(told).publish();
     }
 
     /// The backend.
@@ -194,6 +205,9 @@ impl<B: Backend> Syncer<B> {
                 "active"
             );
         }
+        if let Some(told) = &mut self.told {
+            told.publish();
+        }
         Ok(Round {
             snapshot: snapshot.clone(),
             n_written: outcome.n_written,
@@ -216,6 +230,9 @@ impl<B: Backend> Syncer<B> {
                 Ok(effect) => {
                     outcome.n_written += usize::from(effect == Effect::Written);
                     self.actual.done(op);
+                    if let Some(told) = &mut self.told {
+                        told.done(op);
+                    }
                     self.forget_dropped(op);
                 }
                 Err(error) => {
@@ -272,11 +289,49 @@ impl<B: Backend> Syncer<B> {
     }
 }
 
+/// What others are told of the kernel's content.
+#[derive(Debug)]
+struct Told {
+    applied: Applied,
+    teller: AppliedWriter,
+    /// Since it was last told.
+    changed: bool,
+}
+
+impl Told {
+    /// Takes note of an operation that succeeded.
+    fn done(&mut self, op: &Op) {
+        let routed_now = &mut self.applied.routed;
+        self.changed |= match op {
+            Op::Put { key, .. } => {
+                routed(key).is_some_and(|routed| routed_now.insert(routed).is_none())
+            }
+            Op::Remove { key } => {
+                routed(key).is_some_and(|routed| routed_now.remove(&routed).is_some())
+            }
+            Op::Settings(_) | Op::Own { .. } | Op::Disown { .. } => false,
+        };
+    }
+
+    fn publish(&mut self) {
+        if std::mem::take(&mut self.changed) {
+            self.teller.publish(self.applied.clone());
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Outcome {
     n_written: usize,
     n_failed: usize,
     retry_after: Option<Duration>,
+}
+
+fn routed(key: &FrontendKey) -> Option<Routed> {
+    match key.at {
+        At::Address(address) => Some(Routed { address, port: key.port, protocol: key.protocol }),
+        At::NodePort(_) => None,
+    }
 }
 
 fn object_of(service: &model::name::NamespacedName) -> String {

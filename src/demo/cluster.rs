@@ -103,6 +103,7 @@ impl Cluster {
             objects: folder.path().to_owned(),
             cgroup: node.cgroup().to_owned(),
             bpffs: bpffs.clone(),
+            names: false,
             more: vec![DETECT_LOCAL.into()],
         };
         let log = sandbox.dir().join("proxy.log");

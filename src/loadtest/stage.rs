@@ -243,6 +243,7 @@ impl Build<'_> {
                 objects: folder.path().to_owned(),
                 cgroup: node.cgroup().to_owned(),
                 bpffs: node.bpffs()?,
+                names: false,
                 more: vec![format!("--proxy-mode={mode}").into()],
             };
             let log = sandbox.dir().join(format!("proxy-{name}.log"));

@@ -51,6 +51,7 @@ fn bench(rounds: usize) {
         objects: objects.path().to_owned(),
         cgroup: node.cgroup().to_owned(),
         bpffs: node.bpffs().unwrap(),
+        names: false,
         more: Vec::new(),
     };
     let fairlead = Fairlead::at(binary::fairlead());

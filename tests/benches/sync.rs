@@ -147,6 +147,7 @@ fn outside(cluster: &Sandbox, node: &Node, services: u32, changes: u32) {
         objects: objects.path().to_owned(),
         cgroup: node.cgroup().to_owned(),
         bpffs: node.bpffs().unwrap(),
+        names: false,
         more: Vec::new(),
     };
     let fairlead = Fairlead::at(binary::fairlead());

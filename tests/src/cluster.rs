@@ -100,6 +100,7 @@ impl Cluster {
             objects: self.folder.path().to_owned(),
             cgroup: node.cgroup().to_owned(),
             bpffs: node.bpffs().unwrap(),
+            names: false,
             more: Vec::new(),
         };
         let log = self.dir().join(format!("proxy-{name}.log"));
@@ -193,9 +194,20 @@ impl Node {
 
     /// The same with more arguments.
     pub fn start_proxy_with(&mut self, more: &[&str]) {
+        self.start(&self.options_with(more));
+    }
+
+    /// Starts a proxy that answers the node's names as well, on 127.0.0.1:53 unless told otherwise,
+    /// and waits until it is in sync.
+    pub fn start_names_with(&mut self, more: &[&str]) {
+        let pages = ["--health-address=", "--ready-address=", "--metrics-address="];
+        let more = [&pages[..], more].concat();
+        self.start(&ProxyOptions { names: true, ..self.options_with(&more) });
+    }
+
+    fn start(&mut self, options: &ProxyOptions) {
         assert!(self.proxy.is_none(), "one proxy a node");
-        let options = self.options_with(more);
-        let proxy = self.fairlead.proxy(&self.node, &options, &self.log).unwrap();
+        let proxy = self.fairlead.proxy(&self.node, options, &self.log).unwrap();
         let proxy = self.proxy.insert(proxy);
         let in_sync = proxy
             .wait_in_sync(&self.fairlead, &self.node, &self.options.bpffs, SOON)

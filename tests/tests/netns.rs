@@ -13,6 +13,8 @@ mod explain;
 mod leftovers;
 #[path = "netns/loadtest.rs"]
 mod loadtest_itself;
+#[path = "netns/names.rs"]
+mod names;
 #[path = "netns/nftables.rs"]
 mod nftables;
 #[path = "netns/node_sockets.rs"]

@@ -190,8 +190,9 @@ fn packages(need: Need, compiler: Compiler, bpf_linker: bool) -> BTreeSet<&'stat
         packages.extend(["llvm-22-dev", "g++"]);
     }
     if need >= Need::Test {
-        // What the other modes are made of, and what the stage of their tests is set with.
-        packages.extend(["iproute2", "nftables"]);
+        // What the other modes are made of, and what the stage of their tests is set with; stock
+        // clients of the names.
+        packages.extend(["iproute2", "nftables", "bind9-dnsutils", "musl-tools"]);
     }
     if need >= Need::Ci {
         packages.extend(compiler.clippy_packages());

@@ -23,6 +23,8 @@ pub(super) enum Found<'v> {
     Absent,
     /// The name exists; records of the type asked for may not.
     Here(Body<'v>),
+    /// The name exists, and its addresses are not routed yet.
+    Held,
     /// Another name.
     Alias(&'v WireName),
 }
@@ -114,6 +116,9 @@ fn service<'v>(view: &'v ZoneView, key: Key<'_>, rtype: RecordType) -> Found<'v>
             _ => Found::Here(Body::Nothing),
         };
     }
+    if view.holds(service) {
+        return Found::Held;
+    }
     Found::Here(match rtype {
         RecordType::SRV => srv(Srv::of_service(service)),
         _ => addresses(service, rtype),
@@ -160,6 +165,9 @@ fn named_port<'v>(
 ) -> Found<'v> {
     let Some(service) = view.service(key) else { return Found::Absent };
     let Some(name) = port_name(service, label, protocol) else { return Found::Absent };
+    if view.holds(service) {
+        return Found::Held;
+    }
     Found::Here(match (rtype, family(rtype), service.kind()) {
         (RecordType::SRV, ..) => srv(Srv::of_port(service, name, protocol)),
         (_, Some(family), Kind::Headless) => {

@@ -20,6 +20,10 @@ pub struct Metrics {
     pub(super) is_saved: AtomicU64,
     /// Changes of the cluster that answers took up.
     pub(super) views: Counter,
+    /// Names that waited for their addresses to be routed.
+    pub(super) held: Counter,
+    /// Those that were told although their addresses were not routed.
+    pub(super) overdue: Counter,
 }
 
 /// A counter with one writer.

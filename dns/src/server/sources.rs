@@ -9,7 +9,7 @@ use ipnet::IpNet;
 pub enum Sources {
     /// All.
     Any,
-    /// Loopback, and these.
+    /// Loopback, and these, and this node with its pods.
     Local(Vec<IpNet>),
 }
 

@@ -146,9 +146,10 @@ async fn converse(
         while let Some(question) = frame(unread.get(at..).unwrap_or_default()) {
             at += 2 + question.len();
             room.resize(LARGEST_TCP, 0);
-            let allowed = shared.sources.allow(Some(client));
+            let view = shared.view.load();
+            let allowed = shared.allows(&view, Some(client));
             let ask = Ask { transport: Transport::Tcp, turn: at, allowed };
-            match respond(&shared.view.load(), question, ask, &mut room) {
+            match respond(&view, question, ask, &mut room) {
                 Ok(reply) => {
                     let n_query = question.len();
                     let client = Some(client);

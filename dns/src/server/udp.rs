@@ -108,7 +108,7 @@ fn serve(socket: &Socket, shared: &Shared, counters: &Counters, batch: &mut Batc
             turn = turn.wrapping_add(1);
             let Some(slot) = batch.slot(idx) else { continue };
             let client = slot.client();
-            let allowed = shared.sources.allow(client);
+            let allowed = shared.allows(&view, client);
             let ask = Ask { transport: Transport::Udp, turn, allowed };
             match respond(&view, slot.query, ask, slot.reply) {
                 Ok(reply) => {

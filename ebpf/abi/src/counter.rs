@@ -53,6 +53,8 @@ counters! {
     OutsideRanges = "outside_source_ranges",
     /// A bind to a node port was refused.
     BindRefused = "bind_refused",
+    /// A question to the cluster's DNS was led to this node's own server.
+    OwnDns = "own_dns",
 
     // At packets.
     /// A new connection was led to an endpoint.

@@ -8,6 +8,7 @@
 //!  RANGES     trie   slot and source ─▶ may use it         ADDRESSES  hash  address ─▶ flags
 //!  AFFINITY   LRU    client and Service port ─▶ endpoint   PREFIXES   trie  range ─▶ flags
 //!  NODE       array  what holds for the node               SOCKETS, UDP_PEERS  what sockets got
+//!  DNS        array  family ─▶ this node's own DNS server  DNS_ALIVE  a socket of it, while it lives
 //!  COUNTERS, ENDPOINT_COUNTS, SERVICE_COUNTS, DROPS        what happened
 //! ```
 //!
@@ -24,6 +25,7 @@ pub mod affinity;
 pub mod count;
 pub mod counter;
 pub mod device;
+pub mod dns;
 pub mod drop;
 pub mod endpoint;
 pub mod flow;

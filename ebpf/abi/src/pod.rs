@@ -7,6 +7,7 @@ use crate::address::{AddressValue, PrefixFlags, RangeKey};
 use crate::affinity::{AffinityKey, AffinityValue};
 use crate::count::{EndpointCounts, ServiceCounts};
 use crate::device::Device;
+use crate::dns::OwnServer;
 use crate::endpoint::{Endpoint, Head};
 use crate::flow::{FragmentKey, Record, Tuple};
 use crate::frontend::{FrontendKey, FrontendValue};
@@ -26,6 +27,6 @@ macro_rules! pod {
 
 pod! {
     Addr AddressValue PrefixFlags RangeKey AffinityKey AffinityValue EndpointCounts ServiceCounts
-    Endpoint Head FrontendKey FrontendValue Node Slot UdpPeer
+    Endpoint Head FrontendKey FrontendValue Node OwnServer Slot UdpPeer
     Device FragmentKey Record Tuple
 }

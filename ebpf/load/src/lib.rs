@@ -17,6 +17,7 @@
 pub mod activate;
 pub mod counts;
 pub mod devices;
+pub mod dns;
 pub mod drops;
 pub mod endpoints;
 pub mod flows;

@@ -19,6 +19,7 @@ use thiserror::Error;
 use crate::activate::{self, ActivateError};
 use crate::counts::Counts;
 use crate::devices::{self, Devices};
+use crate::dns::OwnDns;
 use crate::endpoints::Endpoints;
 use crate::flows::Flows;
 use crate::object::{self, ReadObjectError};
@@ -266,12 +267,29 @@ impl Dataplane {
     /// The object has no such map, or there is no descriptor left.
     pub fn addresses(&mut self) -> Result<Addresses, OpenError> {
         const NAME: &str = "ADDRESSES";
-        let Some(Map::HashMap(data)) = self.ebpf.map(NAME) else { return Err(no_map(NAME)) };
+        let data = self.owned(NAME)?;
+        Map::HashMap(data).try_into().map_err(|source| OpenError::Map { name: NAME, source })
+    }
+
+    /// `DNS` and `DNS_ALIVE`, for whoever answers names on this node.
+    ///
+    /// # Errors
+    /// The object has no such maps, or there is no descriptor left.
+    pub fn own_dns(&mut self) -> Result<OwnDns, OpenError> {
+        let servers = self.owned("DNS")?;
+        let alive = self.owned("DNS_ALIVE")?;
+        OwnDns::new(servers, alive).map_err(|source| OpenError::Map { name: "DNS", source })
+    }
+
+    /// A map with a descriptor of its own.
+    fn owned(&self, name: &'static str) -> Result<MapData, OpenError> {
+        let Some(Map::HashMap(data) | Map::Array(data) | Map::SockMap(data)) = self.ebpf.map(name)
+        else {
+            return Err(no_map(name));
+        };
         let fd = data.fd().as_fd().try_clone_to_owned();
-        let fd = fd.map_err(|source| OpenError::Io { what: NAME.to_owned(), source })?;
-        MapData::from_fd(fd)
-            .and_then(|data| Map::HashMap(data).try_into())
-            .map_err(|source| OpenError::Map { name: NAME, source })
+        let fd = fd.map_err(|source| OpenError::Io { what: name.to_owned(), source })?;
+        MapData::from_fd(fd).map_err(|source| OpenError::Map { name, source })
     }
 
     /// Pins the maps and attaches the programs, or swaps them for those that a former process

@@ -15,7 +15,7 @@ use nix::fcntl::{Flock, FlockArg};
 use thiserror::Error;
 
 /// Maps that are pinned, in the order in which they are.
-pub(crate) const MAPS: [&str; 20] = [
+pub(crate) const MAPS: [&str; 22] = [
     "NEW_NAMES",
     "NEW_FLOWS",
     "NAMES",
@@ -26,6 +26,8 @@ pub(crate) const MAPS: [&str; 20] = [
     "UDP_PEERS",
     "COUNTERS",
     "DROPS",
+    "DNS",
+    "DNS_ALIVE",
     "AFFINITY",
     "ENDPOINT_COUNTS",
     "SERVICE_COUNTS",

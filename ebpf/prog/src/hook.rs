@@ -2,6 +2,7 @@
 
 use abi::addr::Addr;
 use abi::counter::Counter;
+use abi::dns::GENERATION;
 use abi::drop::Dropped;
 use abi::frontend::FrontendKey;
 use abi::node::Node;
@@ -17,6 +18,7 @@ use crate::choose::{
     Choice, Chosen, Client, Found, choose, content, find, head, is_in_ranges, rules, slot,
     still_serves,
 };
+use crate::dns::own_server;
 use crate::maps::{NODE, UDP_PEERS, count, count_dropped, count_endpoint, count_refused, tell};
 use crate::peer::{Family, Peer};
 use crate::remember::{
@@ -44,6 +46,10 @@ const ECONNREFUSED: i32 = 111;
 pub(crate) fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
     let Some(protocol) = protocol(ctx) else { return ALLOW };
     let frontend = Peer::read(ctx, family);
+    if let Some(server) = own_server(frontend) {
+        forget_if_udp(ctx, protocol);
+        return ask(ctx, family, frontend, server);
+    }
     let call = Call { frontend, protocol };
     let (slot, client) = match led(ctx, &call) {
         Led::To(slot, client) => (slot, client),
@@ -84,6 +90,9 @@ pub(crate) fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
 #[inline(always)]
 pub(crate) fn sendmsg(ctx: &SockAddrContext, family: Family) -> i32 {
     let frontend = Peer::read(ctx, family);
+    if let Some(server) = own_server(frontend) {
+        return ask(ctx, family, frontend, server);
+    }
     let call = Call { frontend, protocol: UDP };
     let (slot, client) = match led(ctx, &call) {
         Led::To(slot, client) => (slot, client),
@@ -114,6 +123,25 @@ pub(crate) fn sendmsg(ctx: &SockAddrContext, family: Family) -> i32 {
     let flow = flow(frontend, &chosen);
     store(socket, flow);
     count_endpoint(chosen.id);
+    translate(ctx, family, flow)
+}
+
+/// Leads a question to this node's own DNS server. It is kept with the socket, not in `UDP_PEERS`:
+/// user space would end a socket whose endpoint is none of the Service's.
+#[inline(always)]
+fn ask(ctx: &SockAddrContext, family: Family, frontend: Peer, server: Peer) -> i32 {
+    let Some(socket) = make(ctx) else {
+        count(Counter::NoMemory);
+        return deny(ENOMEM);
+    };
+    let flow = Flow {
+        frontend: frontend.addr,
+        endpoint: server.addr,
+        frontend_port: frontend.port,
+        endpoint_port: server.port,
+        generation: GENERATION,
+    };
+    store(socket, flow);
     translate(ctx, family, flow)
 }
 

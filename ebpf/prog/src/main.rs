@@ -23,6 +23,7 @@
 #![expect(clippy::needless_pass_by_value, reason = "aya's macros pass the context by value")]
 
 mod choose;
+mod dns;
 mod hook;
 mod lead;
 mod log;

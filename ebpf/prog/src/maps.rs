@@ -8,6 +8,7 @@ use abi::affinity::{AffinityKey, AffinityValue};
 use abi::count::{EndpointCounts, ServiceCounts};
 use abi::counter::Counter;
 use abi::device::Device;
+use abi::dns::{N_FAMILIES, OwnServer};
 use abi::drop::Dropped;
 use abi::endpoint::Endpoint;
 use abi::flow::{FragmentKey, Record, Tuple};
@@ -16,7 +17,9 @@ use abi::node::Node;
 use abi::slot::Slot;
 use abi::socket::{Socket, UdpPeer};
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage};
+use aya_ebpf::btf_maps::{
+    Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage, SockMap,
+};
 use aya_ebpf::macros::btf_map;
 use packet::parse::Parsed;
 
@@ -63,6 +66,14 @@ pub(crate) static PREFIXES: LpmTrie<Addr, PrefixFlags, 4_096> = LpmTrie::new();
 /// What holds for the node?
 #[btf_map]
 pub(crate) static NODE: Array<Node, 1> = Array::new();
+
+/// Whose questions does this node's own DNS server answer, and where?
+#[btf_map]
+pub(crate) static DNS: Array<OwnServer, N_FAMILIES> = Array::new();
+
+/// Does that server live?
+#[btf_map]
+pub(crate) static DNS_ALIVE: SockMap<1> = SockMap::new();
 
 /// What was dropped just now, and why?
 #[btf_map]

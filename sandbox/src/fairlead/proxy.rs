@@ -21,6 +21,8 @@ pub struct ProxyOptions {
     pub cgroup: PathBuf,
     /// Its directory on a bpffs.
     pub bpffs: PathBuf,
+    /// Answer the node's names as well: `fairlead node` in the place of `fairlead proxy`.
+    pub names: bool,
     /// More arguments.
     pub more: Vec<OsString>,
 }
@@ -63,7 +65,7 @@ impl Fairlead {
 
     fn proxy_command(&self, node: &Node, options: &ProxyOptions) -> crate::Launch {
         node.command(self.path())
-            .arg("proxy")
+            .arg(if options.names { "node" } else { "proxy" })
             .arg("--objects")
             .arg(&options.objects)
             .arg("--cgroup")

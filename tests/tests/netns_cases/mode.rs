@@ -20,10 +20,8 @@ pub(crate) struct Mode {
 }
 
 /// Name, then what the proxy is told.
-const MODES: [(&str, &str); 2] = [
-    ("nftables", "--proxy-mode=nftables"),
-    ("ebpf-packets", "--proxy-mode=ebpf --socket-lb=off"),
-];
+const MODES: [(&str, &str); 2] =
+    [("nftables", "--proxy-mode=nftables"), ("ebpf-packets", "--proxy-mode=ebpf --socket-lb=off")];
 
 /// What cannot be shown: file, source, destination (each may be empty: any), and why.
 const UNSHOWN: [(&str, &str, &str, &str); 2] = [

@@ -111,6 +111,7 @@ impl Stage {
             objects: folder.path().to_owned(),
             cgroup: node.cgroup().to_owned(),
             bpffs: node.bpffs().unwrap(),
+            names: false,
             more: mode.args.iter().map(OsString::from).collect(),
         };
         let log = sandbox.dir().join("proxy.log");

@@ -64,6 +64,13 @@ impl Page<'_> {
         let name = "fairlead_dns_views_total";
         self.head(name, "counter", "Changes of the cluster that answers took up.")?;
         self.sample(name, "", metrics.views.get())?;
+        let name = "fairlead_dns_names_held_total";
+        self.head(name, "counter", "Names that waited until their addresses were routed.")?;
+        self.sample(name, "", metrics.held.get())?;
+        let name = "fairlead_dns_names_overdue_total";
+        let help = "Names that were told after a second, with their addresses not routed.";
+        self.head(name, "counter", help)?;
+        self.sample(name, "", metrics.overdue.get())?;
         let name = "fairlead_dns_saved_snapshot";
         self.head(name, "gauge", "1 while answers come from what an earlier process saved.")?;
         self.sample(name, "", metrics.is_saved.load(Ordering::Relaxed))

@@ -1,0 +1,61 @@
+//! This node's own DNS server, as the programs see it.
+
+use std::fmt;
+use std::os::fd::AsRawFd;
+
+pub use abi::addr::Addr;
+pub use abi::dns::{N_FAMILIES, OwnServer, family_index};
+use aya::maps::{Array, Map, MapData, MapError, SockMap};
+
+/// `DNS` and `DNS_ALIVE`.
+pub struct OwnDns {
+    servers: Array<MapData, OwnServer>,
+    alive: SockMap<MapData>,
+}
+
+impl OwnDns {
+    pub(crate) fn new(servers: MapData, alive: MapData) -> Result<Self, MapError> {
+        let servers = Map::Array(servers).try_into()?;
+        Ok(Self { servers, alive: Map::SockMap(alive).try_into()? })
+    }
+
+    /// Where questions go while the server lives: what this or a former process said.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn servers(&self) -> Result<[OwnServer; N_FAMILIES], MapError> {
+        let mut servers = [OwnServer::default(); N_FAMILIES];
+        for (idx, server) in (0..).zip(&mut servers) {
+            *server = self.servers.get(&idx, 0)?;
+        }
+        Ok(servers)
+    }
+
+    /// Says where questions go. Only while the server counts as dead.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn set_servers(&mut self, servers: [OwnServer; N_FAMILIES]) -> Result<(), MapError> {
+        (0..).zip(servers).try_for_each(|(idx, server)| self.servers.set(idx, server, 0))
+    }
+
+    /// From now on the server lives: until this UDP socket is closed, however that happens.
+    ///
+    /// # Errors
+    /// The kernel does not take the socket.
+    pub fn alive(&mut self, socket: &impl AsRawFd) -> Result<(), MapError> {
+        self.alive.set(0, socket, 0)
+    }
+
+    /// From now on it is dead: questions go to the endpoints of the Service.
+    pub fn dead(&mut self) {
+        // Says that there was nothing, if there was nothing.
+        _ = self.alive.clear_index(&0);
+    }
+}
+
+impl fmt::Debug for OwnDns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OwnDns").field("servers", &self.servers().ok()).finish_non_exhaustive()
+    }
+}
