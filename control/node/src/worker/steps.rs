@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container, LifecycleHandler, ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{Container, LifecycleHandler, ObjectReference, Pod, PodSpec};
 
 use super::Begun;
 use crate::api::{Cluster, Happened};
@@ -150,10 +150,8 @@ impl Node {
 
     pub(super) async fn make_sandbox(&self, pod: &Pod) -> Result<Sandbox, String> {
         let spec = pod.spec.clone().unwrap_or_default();
-        if spec.host_pid == Some(true) || spec.share_process_namespace == Some(true) {
-            let field =
-                if spec.host_pid == Some(true) { "hostPID" } else { "shareProcessNamespace" };
-            return Err(format!("spec.{field}: true is not supported on this node: leave it out"));
+        if let Some(what) = unsupported(&spec) {
+            return Err(what);
         }
         let sandbox = SandboxSpec {
             uid: self.uid(pod).to_owned(),
@@ -355,5 +353,48 @@ impl Node {
         exec: Exec,
     ) -> Result<crate::runtime::Session, String> {
         self.runtime.exec(&id, &exec).map_err(|error| error.to_string())
+    }
+}
+
+/// What a pod asks for that this node cannot do: the field, and what to do about it.
+fn unsupported(spec: &PodSpec) -> Option<String> {
+    let off = |field: &str| {
+        Some(format!("spec.{field}: true is not supported on this node: leave it out"))
+    };
+    if spec.host_pid == Some(true) {
+        return off("hostPID");
+    }
+    if spec.share_process_namespace == Some(true) {
+        return off("shareProcessNamespace");
+    }
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let mut ports = containers.flat_map(|container| container.ports.iter().flatten());
+    let port = ports.find_map(|port| port.host_port.filter(|port| *port != 0))?;
+    // A pod in the node's own network listens there by itself.
+    (spec.host_network != Some(true)).then(|| {
+        format!(
+            "spec.containers[].ports[].hostPort: {port} is not supported on this node: reach the \
+             pod by a NodePort Service, or set hostNetwork"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::PodSpec;
+
+    use super::unsupported;
+
+    fn told(spec: &str) -> Option<String> {
+        unsupported(&serde_json::from_str::<PodSpec>(spec).unwrap())
+    }
+
+    #[test]
+    fn what_a_node_cannot_do_is_named() {
+        let port = r#"{"containers": [{"name": "web", "ports": [{"containerPort": 80, "hostPort": 8080}]}]"#;
+        assert!(told(&format!("{port}}}")).unwrap().contains("hostPort: 8080"));
+        assert_eq!(told(&format!("{port}, \"hostNetwork\": true}}")), None);
+        assert!(told(r#"{"containers": [], "hostPID": true}"#).unwrap().contains("spec.hostPID"));
+        assert_eq!(told(r#"{"containers": [{"name": "web"}]}"#), None);
     }
 }
