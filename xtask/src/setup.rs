@@ -176,9 +176,9 @@ pub(crate) const SCRUB: &[&str] = &[
 ];
 
 /// Debian 12 itself has rustc-web 1.85; the one with LLVM 22 is in its security archive.
-const OLD_RUSTC: &str = "/usr/bin/rustc is not the one built with LLVM 22. Add to \
-    /etc/apt/sources.list:\n  deb http://deb.debian.org/debian-security bookworm-security main\n\
-    and run `cargo xtask setup` again.";
+const OLD_RUSTC: &str = "/usr/bin/rustc is not the one built with LLVM 22. Add Debian's security \
+    archive (suite bookworm-security, component main) to /etc/apt/sources.list and run \
+    `cargo xtask setup` again.";
 
 fn packages(need: Need, compiler: Compiler, bpf_linker: bool) -> BTreeSet<&'static str> {
     if need == Need::Vm {
