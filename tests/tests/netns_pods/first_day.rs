@@ -73,16 +73,16 @@ spec:
   subdomain: shops
   securityContext: {runAsUser: 1000, fsGroup: 2000}
   initContainers:
-  - {name: first, image: fairlead/client, command: [sh, -c, 'echo one > /work/order']}
-  - {name: second, image: fairlead/client, command: [sh, -c, 'echo two >> /work/order']}
+  - {name: first, image: fairlead/client, command: [sh, -c, 'echo one > /scratch/order']}
+  - {name: second, image: fairlead/client, command: [sh, -c, 'echo two >> /scratch/order']}
   - name: side
     image: fairlead/client
     restartPolicy: Always
-    command: [sh, -c, 'echo side >> /work/order; exec /fairlead pod-process idle']
+    command: [sh, -c, 'echo side >> /scratch/order; exec /fairlead pod-process idle']
   containers:
   - name: main
     image: fairlead/hello
-    workingDir: /work
+    workingDir: /scratch
     env:
     - {name: COLOR, valueFrom: {configMapKeyRef: {name: settings, key: color}}}
     - {name: PASSWORD, valueFrom: {secretKeyRef: {name: hidden, key: password}}}
@@ -92,14 +92,14 @@ spec:
     securityContext: {readOnlyRootFilesystem: true}
     resources: {limits: {memory: 256Mi, cpu: 500m}}
   volumes:
-  - {name: work, emptyDir: {}}
+  - {name: scratch, emptyDir: {}}
   - {name: settings, configMap: {name: settings}}
 ";
 
 #[test]
 fn a_pod_has_what_its_spec_says() {
     let cluster = Cluster::start("shop", kubectl());
-    let mounts = "volumeMounts: [{name: work, mountPath: /work}, {name: settings, mountPath: /etc/settings}]";
+    let mounts = "volumeMounts: [{name: scratch, mountPath: /scratch}, {name: settings, mountPath: /etc/settings}]";
     let manifest: String = SHOP
         .lines()
         .map(|line| match line {
