@@ -19,6 +19,7 @@ pub mod delta;
 pub mod links;
 pub mod local;
 pub mod names;
+mod netlink;
 pub mod notices;
 pub mod plan;
 pub mod pods;

@@ -15,13 +15,11 @@ use netlink_packet_core::{
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{AsyncSocket, AsyncSocketExt, Socket, SocketAddr, TokioSocket};
+use netlink_sys::{Socket, SocketAddr};
 use tracing::warn;
 
 use crate::backend::ebpf::Packets;
-
-/// `RTMGRP_LINK`, `RTMGRP_IPV4_IFADDR` and `RTMGRP_IPV6_IFADDR` of rtnetlink(7).
-const GROUPS: u32 = 0x1 | 0x10 | 0x100;
+use crate::netlink::{self, Changes};
 
 /// How long to wait after something went wrong.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -31,7 +29,7 @@ const COLLECTION: Duration = Duration::from_secs(10);
 
 /// Hears of every device that comes or goes.
 pub struct Follower {
-    socket: TokioSocket,
+    changes: Changes,
 }
 
 impl Follower {
@@ -40,9 +38,7 @@ impl Follower {
     /// # Errors
     /// The kernel gives no such socket.
     pub fn new() -> io::Result<Self> {
-        let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
-        socket.socket_mut().bind(&SocketAddr::new(0, GROUPS))?;
-        Ok(Self { socket })
+        Ok(Self { changes: Changes::of(netlink::LINKS | netlink::ADDRESSES)? })
     }
 
     /// Keeps the programs at the devices that the node has, and collects connections, for ever.
@@ -50,7 +46,7 @@ impl Follower {
         let mut collection = tokio::time::interval(COLLECTION);
         loop {
             let changed = tokio::select! {
-                changed = self.changed() => changed,
+                changed = self.changes.next() => changed,
                 _ = collection.tick() => {
                     lock(packets).collect();
                     Ok(())
@@ -61,16 +57,6 @@ impl Follower {
                 tokio::time::sleep(PAUSE).await;
             }
             lock(packets).refresh();
-        }
-    }
-
-    /// Waits until some device came, went or changed.
-    async fn changed(&mut self) -> io::Result<()> {
-        let mut message = Vec::with_capacity(32_768);
-        match self.socket.recv(&mut message).await {
-            // So much happened that the kernel dropped some of it: something changed.
-            Err(error) if error.raw_os_error() == Some(nix::errno::Errno::ENOBUFS as i32) => Ok(()),
-            other => other,
         }
     }
 }
@@ -107,14 +93,8 @@ struct Link {
 pub fn ports() -> io::Result<Vec<(Port, Option<String>)>> {
     let links = links()?;
     let mut addresses: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
-    for interface in nix::ifaddrs::getifaddrs()? {
-        let address = interface.address.and_then(|address| {
-            let v4 = address.as_sockaddr_in().map(|v4| IpAddr::from(v4.ip()));
-            v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::from(v6.ip())))
-        });
-        if let Some(address) = address.filter(is_usable) {
-            addresses.entry(interface.interface_name).or_default().push(address);
-        }
+    for (device, address) in netlink::addresses()?.filter(|(_, address)| is_usable(address)) {
+        addresses.entry(device).or_default().push(address);
     }
     Ok(links
         .values()

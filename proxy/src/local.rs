@@ -8,21 +8,17 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use tracing::{info, warn};
 
 use crate::backend::ebpf::Addresses;
-
-/// `RTMGRP_IPV4_IFADDR` and `RTMGRP_IPV6_IFADDR` of rtnetlink(7).
-const GROUPS: u32 = 0x10 | 0x100;
+use crate::netlink::{self, Changes};
 
 /// How long to wait after something went wrong.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Hears of every address that comes or goes.
 pub struct Follower {
-    socket: TokioSocket,
+    changes: Changes,
 }
 
 impl Follower {
@@ -31,9 +27,7 @@ impl Follower {
     /// # Errors
     /// The kernel gives no such socket.
     pub fn new() -> io::Result<Self> {
-        let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
-        socket.socket_mut().bind(&SocketAddr::new(0, GROUPS))?;
-        Ok(Self { socket })
+        Ok(Self { changes: Changes::of(netlink::ADDRESSES)? })
     }
 
     /// Keeps `ADDRESSES` at what the node has, for ever. First of all it reads what the node has
@@ -45,20 +39,10 @@ impl Follower {
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
-            if let Err(error) = self.changed().await {
+            if let Err(error) = self.changes.next().await {
                 warn!("cannot hear of the node's addresses: {error}");
                 tokio::time::sleep(PAUSE).await;
             }
-        }
-    }
-
-    /// Waits until some address came or went.
-    async fn changed(&mut self) -> io::Result<()> {
-        let mut message = Vec::with_capacity(8192);
-        match self.socket.recv(&mut message).await {
-            // So much happened that the kernel dropped some of it: something changed.
-            Err(error) if error.raw_os_error() == Some(nix::errno::Errno::ENOBUFS as i32) => Ok(()),
-            other => other,
         }
     }
 }
@@ -86,15 +70,6 @@ pub fn write(addresses: &Arc<Mutex<Addresses>>) -> io::Result<()> {
 
 /// Every address of every interface, but the loopback ones: those need not be looked up.
 fn of_this_node() -> io::Result<BTreeSet<IpAddr>> {
-    let found = nix::ifaddrs::getifaddrs()?;
-    Ok(found
-        .filter_map(|interface| {
-            let address = interface.address?;
-            address
-                .as_sockaddr_in()
-                .map(|v4| IpAddr::from(v4.ip()))
-                .or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::from(v6.ip())))
-        })
-        .filter(|address| !address.is_loopback())
-        .collect())
+    let all = netlink::addresses()?.map(|(_, address)| address);
+    Ok(all.filter(|address| !address.is_loopback()).collect())
 }
