@@ -14,6 +14,7 @@ mod build;
 mod ci;
 mod debian;
 mod demo;
+mod fuzz;
 mod kubectl;
 mod platform;
 mod setup;
@@ -77,6 +78,8 @@ enum Command {
     /// Emulated, so that it needs no KVM: some minutes. Kernels are downloaded once, as Debian
     /// packages, and kept under target/vm.
     Vm(vm::Vm),
+    /// Send random packets through the eBPF programs and compare
+    Fuzz(fuzz::Fuzz),
     /// Run one benchmark in release mode; without a name, list them
     Bench(bench::Bench),
 }
@@ -109,6 +112,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Ci(ci) => ci.run(&workspace),
         Command::Tidy => tidy::run(&workspace),
         Command::Vm(vm) => vm.run(&workspace),
+        Command::Fuzz(fuzz) => fuzz.run(&workspace),
         Command::Bench(bench) => bench.run(&workspace),
     }
 }

@@ -9,6 +9,7 @@ use std::path::Path;
 
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_LINK_CREATE: libc::c_long = 28;
@@ -50,6 +51,65 @@ pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     };
     // SAFETY: `attr` outlives the call; BPF_LINK_UPDATE takes these.
     unsafe { bpf(BPF_LINK_UPDATE, &attr) }.map(drop)
+}
+
+/// What a program is run on by hand, and where it leaves what it made of it.
+pub(crate) struct TestRun<'a> {
+    /// The packet before.
+    pub(crate) packet: &'a [u8],
+    /// Room for the packet after.
+    pub(crate) out: &'a mut [u8],
+    /// `struct __sk_buff`.
+    pub(crate) context: &'a [u8],
+    /// As if a device had summed the packet: the kernel compares its sum afterwards.
+    pub(crate) summed: bool,
+}
+
+/// Runs a program by hand, once; what it returned, and how long the packet is after it.
+pub(crate) fn test_run(program: BorrowedFd<'_>, run: &mut TestRun<'_>) -> io::Result<(i32, usize)> {
+    const BPF_F_TEST_SKB_CHECKSUM_COMPLETE: u32 = 1 << 2;
+    #[repr(C)]
+    struct Attr {
+        prog_fd: u32,
+        retval: u32,
+        data_size_in: u32,
+        data_size_out: u32,
+        data_in: u64,
+        data_out: u64,
+        repeat: u32,
+        duration: u32,
+        ctx_size_in: u32,
+        ctx_size_out: u32,
+        ctx_in: u64,
+        ctx_out: u64,
+        flags: u32,
+        cpu: u32,
+        batch_size: u32,
+        pad: u32,
+    }
+    let size = |bytes: &[u8]| u32::try_from(bytes.len()).map_err(io::Error::other);
+    let mut attr = Attr {
+        prog_fd: program.as_raw_fd().cast_unsigned(),
+        retval: 0,
+        data_size_in: size(run.packet)?,
+        data_size_out: size(run.out)?,
+        data_in: run.packet.as_ptr().addr() as u64,
+        data_out: run.out.as_mut_ptr().addr() as u64,
+        repeat: 1,
+        duration: 0,
+        ctx_size_in: size(run.context)?,
+        ctx_size_out: 0,
+        ctx_in: run.context.as_ptr().addr() as u64,
+        ctx_out: 0,
+        flags: if run.summed { BPF_F_TEST_SKB_CHECKSUM_COMPLETE } else { 0 },
+        cpu: 0,
+        batch_size: 0,
+        pad: 0,
+    };
+    // SAFETY: `attr` and the slices outlive the call; BPF_PROG_TEST_RUN takes these, writes at most
+    // `data_size_out` bytes to `data_out`, and its results to `attr`.
+    unsafe { bpf_mut(BPF_PROG_TEST_RUN, &mut attr) }?;
+    Ok((attr.retval.cast_signed(), attr.data_size_out as usize))
 }
 
 /// Where a tcx program runs.
@@ -225,6 +285,19 @@ unsafe fn bpf<A>(command: libc::c_long, attr: &A) -> io::Result<RawFd> {
     // SAFETY: the caller's promise.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<A>()) };
+    done(result)
+}
+
+/// # Safety
+/// As above, and the command may write to `attr`.
+unsafe fn bpf_mut<A>(command: libc::c_long, attr: &mut A) -> io::Result<RawFd> {
+    // SAFETY: the caller's promise.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<A>()) };
+    done(result)
+}
+
+fn done(result: libc::c_long) -> io::Result<RawFd> {
     if result < 0 {
         return Err(io::Error::last_os_error());
     }

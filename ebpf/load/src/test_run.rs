@@ -1,6 +1,8 @@
 //! Runs the packet programs by hand (`BPF_PROG_TEST_RUN`), on maps of their own: for tests and
 //! benches. Nothing is pinned or attached.
 
+use std::io;
+use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 pub use aya::Pod;
@@ -10,6 +12,7 @@ use aya::{Ebpf, EbpfLoader};
 use thiserror::Error;
 
 use crate::object::{self, ReadObjectError};
+use crate::sys;
 
 /// The packet programs, loaded.
 #[derive(Debug)]
@@ -46,6 +49,14 @@ pub enum TestRunError {
         /// Why.
         source: Box<ProgramError>,
     },
+    /// A program was not run.
+    #[error("cannot run the eBPF program {name}: {source}")]
+    Run {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
     /// A map is not as expected.
     #[error("the eBPF map {name}: {source}")]
     Map {
@@ -77,8 +88,20 @@ impl Bench {
     /// # Errors
     /// The kernel refuses it.
     pub fn open() -> Result<Self, TestRunError> {
+        Self::open_with(&[])
+    }
+
+    /// The same with room for so many entries in the maps of these names.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn open_with(room: &[(&'static str, u32)]) -> Result<Self, TestRunError> {
         let object = object::read(None)?;
-        let mut ebpf = EbpfLoader::new().load(&object)?;
+        let mut loader = EbpfLoader::new();
+        for (name, entries) in room {
+            loader.map_max_entries(name, *entries);
+        }
+        let mut ebpf = loader.load(&object)?;
         for (name, program) in ebpf.programs_mut() {
             if let aya::programs::Program::SchedClassifier(program) = program {
                 program.load().map_err(|source| failed(name, source))?;
@@ -105,13 +128,7 @@ impl Bench {
             .try_into()
             .map_err(|source| failed(name, source))?;
         self.out.resize(packet.len() + ROOM, 0);
-        let mut context = [0; CONTEXT];
-        // The loopback device, which every namespace has.
-        for (at, value) in [(INGRESS_IFINDEX, came_by), (IFINDEX, 1)] {
-            if let Some(field) = context.get_mut(at..at + 4) {
-                field.copy_from_slice(&value.to_ne_bytes());
-            }
-        }
+        let context = context(came_by);
         let ran = program
             .test_run(TestRunOptions {
                 data_in: Some(packet),
@@ -126,6 +143,30 @@ impl Bench {
             packet: self.out.get(..ran.data_size_out as usize).unwrap_or_default(),
             took: ran.duration,
         })
+    }
+
+    /// Runs a program on a packet that its device has summed as a whole (`CHECKSUM_COMPLETE`): the
+    /// action, and the packet afterwards; `None` if the sum is not the packet's any more.
+    ///
+    /// # Errors
+    /// As above, or the kernel is older than 6.11.
+    pub fn run_summed(
+        &mut self,
+        name: &str,
+        packet: &[u8],
+        came_by: u32,
+    ) -> Result<Option<(i32, &[u8])>, TestRunError> {
+        let missing = || TestRunError::Missing { name: name.to_owned() };
+        let program = self.ebpf.program(name).ok_or_else(missing)?;
+        let fd = program.fd().map_err(|source| failed(name, source))?;
+        self.out.resize(packet.len() + ROOM, 0);
+        let context = context(came_by);
+        let mut run = sys::TestRun { packet, out: &mut self.out, context: &context, summed: true };
+        match sys::test_run(fd.as_fd(), &mut run) {
+            Ok((action, len)) => Ok(Some((action, self.out.get(..len).unwrap_or_default()))),
+            Err(error) if error.raw_os_error() == Some(libc::EBADMSG) => Ok(None),
+            Err(source) => Err(TestRunError::Run { name: name.to_owned(), source }),
+        }
     }
 
     /// A hash map, of whichever kind.
@@ -178,6 +219,31 @@ impl Bench {
             .collect()
     }
 
+    /// What was counted at an index, over all processors.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn counter(&mut self, index: u32) -> Result<u64, TestRunError> {
+        let failed = |source| TestRunError::Map { name: "COUNTERS".to_owned(), source };
+        let map =
+            aya::maps::PerCpuArray::<_, u64>::try_from(self.map("COUNTERS")?).map_err(failed)?;
+        map.get(&index, 0).map(|values| values.iter().sum()).map_err(failed)
+    }
+
+    /// Forgets how many answers were given this second.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn forget_answers(&mut self) -> Result<(), TestRunError> {
+        let failed = |source| TestRunError::Map { name: "ANSWERS".to_owned(), source };
+        let mut map =
+            aya::maps::PerCpuArray::<_, u64>::try_from(self.map("ANSWERS")?).map_err(failed)?;
+        let values = map.get(&0, 0).map_err(failed)?;
+        let none = aya::maps::PerCpuValues::try_from(vec![0; values.len()])
+            .map_err(|source| failed(MapError::from(source)))?;
+        map.set(0, none, 0).map_err(failed)
+    }
+
     /// Empties a trie.
     ///
     /// # Errors
@@ -192,6 +258,17 @@ impl Bench {
     fn map(&mut self, name: &str) -> Result<&mut Map, TestRunError> {
         self.ebpf.map_mut(name).ok_or_else(|| TestRunError::Missing { name: name.to_owned() })
     }
+}
+
+/// The loopback device, which every namespace has, and the one by which the packet came.
+fn context(came_by: u32) -> [u8; CONTEXT] {
+    let mut context = [0; CONTEXT];
+    for (at, value) in [(INGRESS_IFINDEX, came_by), (IFINDEX, 1)] {
+        if let Some(field) = context.get_mut(at..at + 4) {
+            field.copy_from_slice(&value.to_ne_bytes());
+        }
+    }
+    context
 }
 
 fn failed(name: &str, source: ProgramError) -> TestRunError {

@@ -41,6 +41,12 @@ impl Verdict {
         Self(Self::DROP + reason as u32)
     }
 
+    /// The same of a packet whose way is still to be found.
+    #[inline(always)]
+    const fn before_routing(self) -> Self {
+        if self.0 == Self::REROUTE.0 { Self::PASS } else { self }
+    }
+
     /// The index of the reason's counter, if it is to be dropped.
     #[inline(always)]
     pub const fn reason(self) -> Option<u32> {
@@ -72,6 +78,7 @@ pub fn arrives<T: Tables>(packet: &mut impl Packet, tables: &T, parsed: &mut Par
         Verdict::UNKNOWN => packet.to_frontend(tables, parsed, false),
         verdict => verdict,
     }
+    .before_routing()
 }
 
 /// Decides on a packet that leaves by a device; `made_here` by a process of this node, not
@@ -138,7 +145,7 @@ pub fn known_arrives<T: Tables>(
         if !flow::is_over(tables, found, parsed) {
             return to_endpoint(packet, tables, parsed, found, &sent);
         }
-        tables.forget(found.stage, live, &sent);
+        end(tables, found, &sent);
     }
     if u16::from_be(parsed.dst_port) >= SNAT_FIRST
         && let Some(verdict) = returns(packet, tables, parsed, &sent)
@@ -175,9 +182,18 @@ pub fn known_leaves<T: Tables>(
         if !flow::is_over(tables, found, parsed) {
             return to_endpoint(packet, tables, parsed, found, &seen);
         }
-        tables.forget(found.stage, live, &seen);
+        end(tables, found, &seen);
     }
     Verdict::UNKNOWN
+}
+
+/// Ends a connection whose packet is to open another.
+#[inline(always)]
+fn end(tables: &impl Tables, found: Found, sent: &Tuple) {
+    if sent.protocol == UDP {
+        tables.count(Counter::FlowStale);
+    }
+    tables.forget(found.stage, found.live, sent);
 }
 
 /// The packet's tuple, as the key of a record.
@@ -336,7 +352,7 @@ pub fn to_frontend<T: Tables>(
         if !flow::is_over(tables, found, parsed) {
             return to_endpoint(packet, tables, parsed, found, sent);
         }
-        tables.forget(found.stage, found.live, sent);
+        end(tables, found, sent);
     }
     if !flow::opens(parsed) {
         // The middle of a connection that was opened before this began: netfilter may know it.

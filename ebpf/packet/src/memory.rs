@@ -4,7 +4,7 @@ extern crate std;
 
 use std::boxed::Box;
 use std::cell::{Cell, RefCell, UnsafeCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::vec::Vec;
 
 use abi::addr::Addr;
@@ -39,6 +39,10 @@ impl Packet for Frame {
     fn store<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> Option<()> {
         *self.bytes.get_mut(offset as usize..)?.first_chunk_mut()? = *bytes;
         Some(())
+    }
+
+    fn write<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> Option<()> {
+        self.store(offset, bytes)
     }
 
     fn mend(&mut self, offset: u32, difference: u32, covered: Covered) -> Option<()> {
@@ -109,14 +113,18 @@ pub struct Memory<S> {
     pub answers: Cell<u32>,
     /// The clock.
     pub now: Cell<u32>,
-    /// How many connections each stage takes.
+    /// How many established connections there may be, and how many names of them.
     pub room: [usize; 2],
     counts: RefCell<HashMap<u32, u64>>,
     established: (Flows, Names),
     new: (Flows, Names),
     fragments: RefCell<HashMap<FragmentKey, u32>>,
     random: Cell<u32>,
+    words: RefCell<VecDeque<u32>>,
 }
+
+/// All connections of a stage, and all names.
+pub type Connections = (Vec<(Tuple, Record)>, Vec<(Tuple, Tuple)>);
 
 impl<S: Services> Memory<S> {
     /// Tables without a connection.
@@ -131,7 +139,31 @@ impl<S: Services> Memory<S> {
             new: Default::default(),
             fragments: RefCell::default(),
             random: Cell::new(1),
+            words: RefCell::default(),
         }
+    }
+
+    /// What is random next, before anything else is.
+    pub fn foresee(&self, words: impl IntoIterator<Item = u32>) {
+        let mut next = self.words.borrow_mut();
+        next.clear();
+        next.extend(words);
+    }
+
+    /// The connections of a stage and their names, in no order.
+    pub fn connections(&self, stage: Stage) -> Connections {
+        let (flows, names) = self.of(stage);
+        // SAFETY: nothing is decided while this runs, so nobody writes to a record.
+        let record = |record: &UnsafeCell<Record>| unsafe { *record.get() };
+        (
+            flows.borrow().iter().map(|(sent, cell)| (*sent, record(cell))).collect(),
+            names.borrow().iter().map(|(name, sent)| (*name, *sent)).collect(),
+        )
+    }
+
+    /// The ports of datagrams whose first fragments have come, in no order.
+    pub fn fragments(&self) -> Vec<(FragmentKey, u32)> {
+        self.fragments.borrow().iter().map(|(key, ports)| (*key, *ports)).collect()
     }
 
     /// Decides on a frame with a link-layer header of fourteen bytes.
@@ -185,13 +217,12 @@ impl<S: Services> Memory<S> {
     }
 
     fn add(&self, stage: Stage, sent: &Tuple, record: Record) -> Added {
-        let [established, new] = self.room;
-        let room = if stage == Stage::New { new } else { established };
+        let [room, _] = self.room;
         let mut flows = self.of(stage).0.borrow_mut();
         if flows.contains_key(sent) {
             return Added::Taken;
         }
-        if flows.len() >= room {
+        if stage == Stage::Established && flows.len() >= room {
             return Added::Full;
         }
         flows.insert(*sent, Box::new(UnsafeCell::new(record)));
@@ -216,6 +247,9 @@ impl<S: Services> Tables for Memory<S> {
     }
 
     fn random(&self) -> u32 {
+        if let Some(word) = self.words.borrow_mut().pop_front() {
+            return word;
+        }
         // Knuth's multiplier: any sequence will do.
         self.random.set(self.random.get().wrapping_mul(2_654_435_761).wrapping_add(12_345));
         self.random.get()
@@ -303,6 +337,10 @@ impl<S: Services> Tables for Memory<S> {
         let mut names = self.of(stage).1.borrow_mut();
         if names.contains_key(name) {
             return Added::Taken;
+        }
+        let [_, room] = self.room;
+        if stage == Stage::Established && names.len() >= room {
+            return Added::Full;
         }
         names.insert(*name, *sent);
         Added::Fresh

@@ -21,8 +21,13 @@ pub trait Packet: Sized {
     /// The bytes at an offset; `None` if the packet ends before.
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
 
-    /// Replaces the bytes at an offset; `None` if the packet ends before.
+    /// Replaces the bytes at an offset; `None` if the packet ends before. A checksum of the packet
+    /// makes up for the change, so that the packet's sum as a whole stays.
     fn store<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> Option<()>;
+
+    /// The same where no checksum makes up for it: a device that has summed the packet
+    /// (`CHECKSUM_COMPLETE`) would be wrong.
+    fn write<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> Option<()>;
 
     /// Mends the transport checksum at an offset after bytes that it covers have changed by a
     /// difference ([`crate::checksum`]).
@@ -88,6 +93,4 @@ pub struct Covered {
     pub pseudo: bool,
     /// Zero means that there is no checksum, and so stays zero (UDP over IPv4).
     pub optional: bool,
-    /// The packet is an IPv6 one.
-    pub v6: bool,
 }

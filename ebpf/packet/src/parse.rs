@@ -85,6 +85,8 @@ pub struct Parsed {
     pub check: u16,
     /// The transport header.
     pub segment: Segment,
+    /// A UDP datagram without a checksum.
+    pub is_unsummed: bool,
 }
 
 impl Default for Parsed {
@@ -102,6 +104,7 @@ impl Default for Parsed {
             fragment: Fragment::Whole,
             check: 0,
             segment: NO_SEGMENT,
+            is_unsummed: false,
         }
     }
 }
@@ -183,6 +186,7 @@ fn parse_v4(packet: &impl Packet, l3: u32, len: u32, parsed: &mut Parsed) -> Opt
     parsed.fragment = fragment(offset & 0x1fff, offset & 0x2000 != 0, id);
     parsed.check = u16::from_ne_bytes([check_0, check_1]);
     parsed.segment = NO_SEGMENT;
+    parsed.is_unsummed = false;
     Some(())
 }
 
@@ -223,6 +227,7 @@ fn parse_v6(packet: &impl Packet, l3: u32, len: u32, parsed: &mut Parsed) -> Opt
     parsed.fragment = fragment;
     parsed.check = 0;
     parsed.segment = NO_SEGMENT;
+    parsed.is_unsummed = false;
     Some(())
 }
 
@@ -299,7 +304,10 @@ fn parse_transport(packet: &impl Packet, parsed: &mut Parsed) -> Option<()> {
             if parsed.end < parsed.l4 || room < 8 {
                 return None;
             }
-            (parsed.src_port, parsed.dst_port) = ports(packet, parsed.l4)?;
+            let [a, b, c, d, _, _, check_0, check_1]: [u8; 8] = packet.load(parsed.l4)?;
+            parsed.src_port = u16::from_ne_bytes([a, b]);
+            parsed.dst_port = u16::from_ne_bytes([c, d]);
+            parsed.is_unsummed = parsed.protocol == UDP && check_0 | check_1 == 0;
         }
         SCTP => {
             if parsed.end < parsed.l4 || room < 12 {

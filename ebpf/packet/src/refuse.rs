@@ -65,7 +65,7 @@ fn write_v4(packet: &mut impl Packet, parsed: &Parsed, n: u32) -> Option<()> {
     sum = both(sum, word(TTL, ICMP, 0, 0));
     sum = both(both(sum, src), dst);
     let [c0, c1] = finish(sum).to_ne_bytes();
-    packet.store(
+    packet.write(
         l3,
         &[
             0x45, 0xc0, len_hi, len_lo, 0, 0, 0, 0, TTL, ICMP, c0, c1, s0, s1, s2, s3, d0, d1, d2,
@@ -75,7 +75,7 @@ fn write_v4(packet: &mut impl Packet, parsed: &Parsed, n: u32) -> Option<()> {
     // Destination unreachable, port.
     let quoted = packet.sum(l3 + HEADERS, l3 + HEADERS + n)?;
     let [c0, c1] = finish(both(word(3, 3, 0, 0), quoted)).to_ne_bytes();
-    packet.store(l3 + 20, &[3, 3, c0, c1, 0, 0, 0, 0])
+    packet.write(l3 + 20, &[3, 3, c0, c1, 0, 0, 0, 0])
 }
 
 fn write_v6(packet: &mut impl Packet, parsed: &Parsed, n: u32) -> Option<()> {
@@ -85,16 +85,16 @@ fn write_v6(packet: &mut impl Packet, parsed: &Parsed, n: u32) -> Option<()> {
     packet.insert(l3, HEADERS)?;
     #[expect(clippy::cast_possible_truncation, reason = "at most 136")]
     let [len_hi, len_lo] = ((n + 8) as u16).to_be_bytes();
-    packet.store(l3, &[0x60, 0, 0, 0, len_hi, len_lo, ICMP_V6, TTL])?;
-    packet.store(l3 + 8, &parsed.dst.bytes())?;
-    packet.store(l3 + 24, &parsed.src.bytes())?;
+    packet.write(l3, &[0x60, 0, 0, 0, len_hi, len_lo, ICMP_V6, TTL])?;
+    packet.write(l3 + 8, &parsed.dst.bytes())?;
+    packet.write(l3 + 24, &parsed.src.bytes())?;
     // Destination unreachable, port; the pseudo header is part of the sum.
     let mut sum = both(word(1, 4, 0, 0), word(0, 0, len_hi, len_lo));
     sum = both(sum, word(0, 0, 0, ICMP_V6));
     sum = both(sum, packet.sum(l3 + 8, l3 + 40)?);
     sum = both(sum, packet.sum(l3 + HEADERS, l3 + HEADERS + n)?);
     let [c0, c1] = finish(sum).to_ne_bytes();
-    packet.store(l3 + 40, &[1, 4, c0, c1, 0, 0, 0, 0])
+    packet.write(l3 + 40, &[1, 4, c0, c1, 0, 0, 0, 0])
 }
 
 const fn word(a: u8, b: u8, c: u8, d: u8) -> u32 {

@@ -57,11 +57,13 @@ pub fn rewrite_address(
     if !matches!(parsed.fragment, Fragment::Later(_))
         && let Some((offset, optional)) = checksum_at(parsed)
     {
-        packet.mend(offset, difference, Covered { pseudo: true, optional, v6: parsed.v6 })?;
+        packet.mend(offset, difference, Covered { pseudo: true, optional })?;
     }
     if parsed.v6 {
         let at = parsed.l3 + if end == End::Source { 8 } else { 24 };
-        return packet.store(at, &address.bytes());
+        // The kernel takes the transport checksum's change off the device's sum, as if there were a
+        // header checksum as in IPv4; the address's own change makes up for that.
+        return packet.write(at, &address.bytes());
     }
     parsed.check = mended(parsed.check, difference);
     // Checksum, source and destination lie side by side.
@@ -90,12 +92,16 @@ fn rewrite_port(
             parsed.l4 + 2
         }
     };
-    packet.store(at, &new.to_ne_bytes())?;
     if parsed.protocol == SCTP {
+        packet.write(at, &new.to_ne_bytes())?;
         return mend_sctp(packet, parsed, before);
     }
+    if parsed.is_unsummed {
+        return packet.write(at, &new.to_ne_bytes());
+    }
+    packet.store(at, &new.to_ne_bytes())?;
     let (offset, optional) = checksum_at(parsed)?;
-    let covered = Covered { pseudo: false, optional, v6: parsed.v6 };
+    let covered = Covered { pseudo: false, optional };
     packet.mend(offset, port_difference(old, new), covered)
 }
 
@@ -109,7 +115,7 @@ fn mend_sctp(packet: &mut impl Packet, parsed: &Parsed, before: u32) -> Option<(
     }
     let len = parsed.end.wrapping_sub(parsed.l4);
     let difference = sctp_difference(before, both_ports(parsed), len);
-    packet.store(offset, &(crc ^ difference).to_le_bytes())
+    packet.write(offset, &(crc ^ difference).to_le_bytes())
 }
 
 /// Both ports as they stand in memory.
@@ -164,7 +170,7 @@ pub fn rewrite_quoted(
         End::Source => (quoted.src, quoted.src_port) = (*address, port),
         End::Destination => (quoted.dst, quoted.dst_port) = (*address, port),
     }
-    let covered = Covered { pseudo: false, optional: false, v6: quoted.v6 };
+    let covered = Covered { pseudo: false, optional: false };
     packet.mend(error.l4 + 2, difference, covered)
 }
 
@@ -177,6 +183,6 @@ pub fn rewrite_type(packet: &mut impl Packet, parsed: &Parsed, to: u8) -> Option
         u32::from(u16::from_ne_bytes([old, code])),
         u32::from(u16::from_ne_bytes([to, code])),
     );
-    let covered = Covered { pseudo: false, optional: false, v6: parsed.v6 };
+    let covered = Covered { pseudo: false, optional: false };
     packet.mend(parsed.l4 + 2, difference, covered)
 }

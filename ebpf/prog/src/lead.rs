@@ -28,6 +28,10 @@ const SECOND: u64 = 1_000_000_000;
 /// at another port, a node port, an address that no Service has.
 #[inline(always)]
 pub(crate) fn find(address: &Addr, port: u16, protocol: u8) -> Found {
+    if *address == Addr::ANY_V4 || *address == Addr::ANY_V6 {
+        // Nobody's, and where node ports stand.
+        return Found::Stranger;
+    }
     if let Some(slot) = slot(FrontendKey::new(*address, port, protocol)) {
         return Found::Frontend(slot);
     }

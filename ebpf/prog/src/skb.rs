@@ -2,7 +2,8 @@
 
 use abi::addr::Addr;
 use aya_ebpf::bindings::{
-    __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+    __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM,
+    bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
 };
 use aya_ebpf::helpers::generated::{
     bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes,
@@ -65,12 +66,13 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "a header")]
     fn store<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> Option<()> {
-        // SAFETY: `bytes` are the N bytes.
-        let result =
-            unsafe { bpf_skb_store_bytes(self.0, offset, bytes.as_ptr().cast(), N as u32, 0) };
-        (result == 0).then_some(())
+        store(*self, offset, bytes, 0)
+    }
+
+    #[inline(always)]
+    fn write<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> Option<()> {
+        store(*self, offset, bytes, u64::from(BPF_F_RECOMPUTE_CSUM))
     }
 
     #[inline(always)]
@@ -160,4 +162,13 @@ impl Packet for Skb {
         }
         Some(sum)
     }
+}
+
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "a header")]
+fn store<const N: usize>(skb: Skb, offset: u32, bytes: &[u8; N], flags: u64) -> Option<()> {
+    // SAFETY: `bytes` are the N bytes.
+    let result =
+        unsafe { bpf_skb_store_bytes(skb.0, offset, bytes.as_ptr().cast(), N as u32, flags) };
+    (result == 0).then_some(())
 }

@@ -30,9 +30,12 @@ pub fn frame(text: &str) -> Vec<u8> {
     if let Some(n) = number(&words, "cut") {
         bytes.truncate(14 + n);
     }
-    if let Some(patch) = value(&words, "set") {
+    for patch in words.iter().filter_map(|word| word.strip_prefix("set=")) {
         let (at, byte) = patch.split_once(':').unwrap_or((patch, "0"));
-        bytes[14 + parse::<usize>(at)] = parse(byte);
+        // Some packets are shorter than that.
+        if let Some(old) = bytes.get_mut(14 + parse::<usize>(at)) {
+            *old = parse(byte);
+        }
     }
     bytes
 }

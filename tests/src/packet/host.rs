@@ -6,7 +6,7 @@ use abi::addr::Addr;
 use packet::memory::Services;
 use packet::tables::{Choice, Chosen, Found};
 
-use crate::packet::given::{Frontend, Given, is_in};
+use crate::packet::given::{Frontend, Given, Route, is_in};
 
 impl Services for Given {
     fn find(&self, address: &Addr, port: u16, protocol: u8) -> Found {
@@ -51,15 +51,7 @@ impl Services for Given {
         if !ranges.is_empty() && !ranges.iter().any(|range| is_in(*range, client)) {
             return Choice::NotAllowed;
         }
-        let [pod, node, outside] = &frontend.routes;
-        let is_pod = self.pods.iter().any(|range| is_in(*range, client));
-        let is_node = self.locals.iter().any(|(local, _)| *local == client);
-        let route = match (here, is_pod, is_node) {
-            (true, ..) => node,
-            (_, true, _) => pod,
-            (_, _, true) => node,
-            _ => outside,
-        };
+        let route = self.route(frontend, client, here);
         let n = u32::try_from(route.endpoints.len()).unwrap_or(0);
         let idx = random.checked_rem(n).unwrap_or(0) as usize;
         match route.endpoints.get(idx) {
@@ -94,7 +86,21 @@ impl Given {
         u32::try_from(idx + 1).ok()
     }
 
-    fn at(&self, slot: u32) -> Option<&Frontend> {
+    /// Where a frontend leads a client.
+    pub fn route<'a>(&self, frontend: &'a Frontend, client: IpAddr, here: bool) -> &'a Route {
+        let [pod, node, outside] = &frontend.routes;
+        let is_pod = self.pods.iter().any(|range| is_in(*range, client));
+        let is_node = self.locals.iter().any(|(local, _)| *local == client);
+        match (here, is_pod, is_node) {
+            (true, ..) => node,
+            (_, true, _) => pod,
+            (_, _, true) => node,
+            _ => outside,
+        }
+    }
+
+    /// The frontend in a slot.
+    pub fn at(&self, slot: u32) -> Option<&Frontend> {
         self.frontends.get((slot as usize).checked_sub(1)?)
     }
 }

@@ -142,20 +142,32 @@ pub fn flows(bench: &mut Bench) -> Result<[usize; 2], TestRunError> {
     Ok([proved, new])
 }
 
-/// Runs a frame through the program of its way; gives the action.
+/// Runs a frame through the program of its way; gives the action and the frame afterwards. `summed`
+/// by its device: `None` if that sum is not its sum any more.
 ///
 /// # Errors
 /// The kernel does not run it.
-pub fn run(bench: &mut Bench, bytes: &mut Vec<u8>, way: Way) -> Result<i32, TestRunError> {
-    let (program, came_by) = match way {
+pub fn run(
+    bench: &mut Bench,
+    before: &[u8],
+    way: Way,
+    summed: bool,
+) -> Result<Option<(i32, Vec<u8>)>, TestRunError> {
+    let (program, came_by) = program(way);
+    if !summed {
+        let ran = bench.run(program, before, came_by, 1)?;
+        return Ok(Some((ran.action, ran.packet.to_vec())));
+    }
+    let ran = bench.run_summed(program, before, came_by)?;
+    Ok(ran.map(|(action, after)| (action, after.to_vec())))
+}
+
+const fn program(way: Way) -> (&'static str, u32) {
+    match way {
         Way::Arrives => ("tc_ingress", DEVICE),
         Way::Leaves => ("tc_egress", DEVICE),
         Way::MadeHere => ("tc_egress", 0),
-    };
-    let ran = bench.run(program, bytes, came_by, 1)?;
-    let action = ran.action;
-    *bytes = ran.packet.to_vec();
-    Ok(action)
+    }
 }
 
 fn empty<K: Pod, V: Pod>(bench: &mut Bench, name: &str) -> Result<(), TestRunError> {
