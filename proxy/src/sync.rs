@@ -28,6 +28,8 @@ use crate::plan::{At, FrontendKey, Plan, Planner};
 
 /// Between two tries of what keeps failing, at most this long.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// How soon a repair that was interfered with is tried again.
+const REPAIR_AGAIN: Duration = Duration::from_secs(1);
 
 /// One node's proxy: what it plans with, what it programs, and what the kernel holds.
 pub struct Syncer<B> {
@@ -42,6 +44,8 @@ pub struct Syncer<B> {
     before_activate: Option<BeforeActivate>,
     active: bool,
     failures: u32,
+    /// What somebody else changed is not made good yet.
+    repairing: bool,
     n_repairs: u64,
 }
 
@@ -115,6 +119,7 @@ impl<B: Backend> Syncer<B> {
             before_activate: Some(before_activate),
             active: false,
             failures: 0,
+            repairing: false,
             n_repairs: 0,
         })
     }
@@ -154,6 +159,12 @@ impl<B: Backend> Syncer<B> {
     /// # Errors
     /// As [`Syncer::update`].
     pub fn retry(&mut self, snapshot: &Snapshot) -> Result<Round, SyncError> {
+        // A repair that did not end well was interfered with: more may be missing than it knew of.
+        if !self.active
+            && let Some(round) = self.audit(snapshot)?
+        {
+            return Ok(round);
+        }
         let ops = delta(&self.actual, self.planner.plan());
         self.round(snapshot, ops, Instant::now())
     }
@@ -179,7 +190,7 @@ impl<B: Backend> Syncer<B> {
         );
         self.actual = actual;
         self.active = false;
-        self.n_repairs += 1;
+        self.repairing = true;
         let ops = delta(&self.actual, self.planner.plan());
         self.round(snapshot, ops, started).map(Some)
     }
@@ -190,20 +201,33 @@ impl<B: Backend> Syncer<B> {
         ops: Vec<Op>,
         started: Instant,
     ) -> Result<Round, SyncError> {
-        let outcome = self.apply(ops)?;
+        let mut outcome = self.apply(ops)?;
         if !self.active {
             if let Some(check) = self.before_activate.take() {
                 check(self.planner.plan()).map_err(SyncError::Refused)?;
             }
-            self.backend.activate()?;
-            self.active = true;
-            info!(
-                mode = self.backend.name(),
-                frontends = self.planner.plan().frontends.len(),
-                written = outcome.n_written,
-                took = ?started.elapsed(),
-                "active"
-            );
+            match self.backend.activate() {
+                Ok(()) => {
+                    self.active = true;
+                    info!(
+                        mode = self.backend.name(),
+                        frontends = self.planner.plan().frontends.len(),
+                        written = outcome.n_written,
+                        took = ?started.elapsed(),
+                        "active"
+                    );
+                }
+                // Whoever made the repair necessary may still be at it.
+                Err(error) if self.repairing => {
+                    warn!("{error}{}; repairing it again", source_of(&error));
+                    outcome.n_failed += 1;
+                    outcome.retry_after = outcome.retry_after.max(Some(REPAIR_AGAIN));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if outcome.n_failed == 0 && std::mem::take(&mut self.repairing) {
+            self.n_repairs += 1;
         }
         if let Some(told) = &mut self.told {
             told.publish();

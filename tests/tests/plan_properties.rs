@@ -13,6 +13,10 @@ mod plans;
 mod deltas;
 
 #[cfg(test)]
+#[path = "plan_properties/repairs.rs"]
+mod repairs;
+
+#[cfg(test)]
 #[path = "plan_properties/hostile_objects.rs"]
 mod hostile_objects;
 

@@ -34,6 +34,9 @@ pub struct Fake {
     refused: BTreeSet<&'static str>,
     n_applied: usize,
     n_written: usize,
+    /// Somebody else changed the tables, and that was not noticed yet.
+    changed: bool,
+    n_interferences: usize,
 }
 
 /// How an operation fails.
@@ -67,6 +70,14 @@ impl Fake {
     /// Refuses what needs a feature: `weight`, `affinity`, `source-ranges`.
     pub fn refuse(&mut self, feature: &'static str) {
         self.refused.insert(feature);
+    }
+
+    /// Empties the tables as somebody else would, and does so again as often as told when they are
+    /// activated, which fails then.
+    pub fn empty(&mut self, n_again: usize) {
+        self.tables = Tables::default();
+        self.changed = true;
+        self.n_interferences = n_again;
     }
 
     /// What the tables hold now.
@@ -166,6 +177,13 @@ impl Backend for Fake {
     }
 
     fn activate(&mut self) -> Result<(), ActivateError> {
+        if let Some(left) = self.n_interferences.checked_sub(1) {
+            self.empty(left);
+            return Err(ActivateError::new(
+                "cannot activate",
+                std::io::Error::from(std::io::ErrorKind::NotFound),
+            ));
+        }
         self.tables.active = true;
         Ok(())
     }
@@ -178,6 +196,13 @@ impl Backend for Fake {
     fn retire(&mut self) -> Result<(), RetireError> {
         self.tables = Tables::default();
         Ok(())
+    }
+
+    fn audit(&mut self) -> Result<Option<Actual>, ReadError> {
+        if !std::mem::take(&mut self.changed) {
+            return Ok(None);
+        }
+        self.prepare().map(Some).map_err(|error| ReadError::new("cannot audit", error))
     }
 
     fn holds(&mut self, key: &FrontendKey, desired: &Frontend) -> Result<Holds, ReadError> {
