@@ -237,9 +237,9 @@ impl KernelArgs {
         let config = self.config();
         let cgroup = config.cgroup_dir()?;
         let check = Box::new(move |plan: &Plan| pods::check(plan, &cgroup));
-        let by_packets = self.sockets.packets();
+        let by_packets = load::probe::has_tcx();
         let backend = Ebpf::new(config).with_sockets(self.sockets.meant()).with_packets(by_packets);
-        let mut syncer = Syncer::new(backend, node, self.sockets.supports(), check)?;
+        let mut syncer = Syncer::new(backend, node, node::supports(by_packets), check)?;
         let beside = Beside {
             addresses: syncer.backend().addresses(),
             packets: syncer.backend().packets(),

@@ -25,15 +25,12 @@ const PERIOD: Duration = Duration::from_secs(1);
 #[derive(Debug, clap::Args)]
 pub(crate) struct SocketArgs {
     /// Whose connections to translate at the socket: of pods and of the node, of the node, or
-    /// nobody's. Others are translated packet by packet.
+    /// nobody's. All others are translated packet by packet.
     #[arg(long, value_enum, value_name = "WHOSE", default_value_t = SocketLb::All)]
     socket_lb: SocketLb,
     /// Refuse the node's own sockets to be bound to a node port, where nobody would reach them.
     #[arg(long)]
     protect_node_ports: bool,
-    /// Serve frontends of every kind, though only to sockets of this node.
-    #[arg(long, hide = true)]
-    sockets_only: bool,
 }
 
 /// `--socket-lb`.
@@ -54,16 +51,11 @@ impl SocketArgs {
         };
         Sockets { translated, protect_node_ports: self.protect_node_ports }
     }
+}
 
-    /// What is served.
-    pub(crate) fn supports(&self) -> Supports {
-        Arc::new(if self.sockets_only || self.packets() { Ebpf::can_hold } else { Ebpf::can })
-    }
-
-    /// Whether packets are translated, too: where some sockets are not.
-    pub(crate) fn packets(&self) -> bool {
-        !self.sockets_only && !matches!(self.socket_lb, SocketLb::All) && load::probe::has_tcx()
-    }
+/// What is served, by whether packets are translated.
+pub(crate) fn supports(packets: bool) -> Supports {
+    Arc::new(if packets { Ebpf::can } else { Ebpf::can_at_sockets })
 }
 
 /// Writes the node's addresses, then follows them for ever; a dataplane that looks them up by itself

@@ -9,6 +9,8 @@ mod cluster_ip;
 mod ebpf_log;
 #[path = "netns/explain.rs"]
 mod explain;
+#[path = "netns/hairpin.rs"]
+mod hairpin;
 #[path = "netns/leftovers.rs"]
 mod leftovers;
 #[path = "netns/loadtest.rs"]

@@ -47,7 +47,8 @@ counters! {
     Unindexed = "unindexed",
     /// A connect or send leads nowhere: the Service has endpoints, but none that may serve here.
     Dropped = "dropped",
-    /// A connect or send was left to the packet programs: its source must be rewritten, or looked at.
+    /// A pod's connect or send was left to the packet programs: its source must be rewritten, or
+    /// looked at, or may be the endpoint itself.
     LeftToPackets = "left_to_packets",
     /// A node's own connect or send leads nowhere: it is outside of the source ranges.
     OutsideRanges = "outside_source_ranges",

@@ -34,19 +34,20 @@ impl Endpoint {
 /// Where new connections of one kind of source go, as one word, whose store is the publication.
 ///
 /// ```text
-///  63          44 43        26  25   24          0
-///  │ generation │ │ length   │ │ m │ │ base      │
+///  63          44 43        26  25    24   23          0
+///  │ generation │ │ length   │ │ m │ │ l │ │ base      │
 /// ```
 ///
-/// `m`: the source is rewritten ([`Head::masquerade`]). A set without endpoints is
-/// [`Head::REJECT`] or [`Head::DROP`].
+/// `m`: the source is rewritten ([`Head::masquerade`]); `l`: an endpoint is on this node
+/// ([`Head::local`]). A set without endpoints is [`Head::REJECT`] or [`Head::DROP`].
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Head(pub u64);
 
-const BASE_BITS: u32 = 25;
-const MASQUERADE: u64 = 1 << BASE_BITS;
-const LENGTH_SHIFT: u32 = BASE_BITS + 1;
+const BASE_BITS: u32 = 24;
+const LOCAL: u64 = 1 << BASE_BITS;
+const MASQUERADE: u64 = 1 << (BASE_BITS + 1);
+const LENGTH_SHIFT: u32 = BASE_BITS + 2;
 const LENGTH_BITS: u32 = 18;
 const GENERATION_BITS: u32 = 20;
 
@@ -86,9 +87,22 @@ impl Head {
         self.0 & MASQUERADE != 0
     }
 
+    /// The same set, of which an endpoint is on this node, or none.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_local(self, local: bool) -> Self {
+        Self(self.0 & !LOCAL | if local { LOCAL } else { 0 })
+    }
+
+    /// Whether one of its endpoints is on this node.
+    #[inline(always)]
+    pub const fn local(self) -> bool {
+        self.0 & LOCAL != 0
+    }
+
     /// Index of the first endpoint.
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "25 bits")]
+    #[expect(clippy::cast_possible_truncation, reason = "24 bits")]
     pub const fn base(self) -> u32 {
         (self.0 & (Self::MAX_BASE as u64 - 1)) as u32
     }
@@ -129,13 +143,14 @@ mod tests {
             (Head::MAX_BASE - 1, Head::MAX_LENGTH, Head::MAX_GENERATION),
             (0, Head::MAX_LENGTH, 1),
         ] {
-            let head = Head::new(base, length, generation);
-            for masquerade in [false, true] {
-                let head = head.with_masquerade(masquerade);
+            let plain = Head::new(base, length, generation);
+            for (masquerade, local) in [(false, false), (true, false), (false, true), (true, true)]
+            {
+                let head = plain.with_masquerade(masquerade).with_local(local);
                 let parts = (head.base(), head.length(), head.generation());
                 assert_eq!(parts, (base, length, generation));
-                assert_eq!(head.masquerade(), masquerade);
-                assert_eq!(head.with_masquerade(false), Head::new(base, length, generation));
+                assert_eq!((head.masquerade(), head.local()), (masquerade, local));
+                assert_eq!(head.with_masquerade(false).with_local(false), plain);
             }
         }
     }

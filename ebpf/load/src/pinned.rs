@@ -5,13 +5,14 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use abi::addr::Addr;
-use abi::address::AddressValue;
+use abi::address::{AddressValue, PrefixFlags};
 use abi::counter::Counter;
 use abi::frontend::{FrontendKey, FrontendValue};
 use abi::socket::UdpPeer;
-use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
 use thiserror::Error;
 
+use crate::TrieKey;
 use crate::activate;
 use crate::counts::Counts;
 use crate::drops::Drops;
@@ -34,6 +35,7 @@ pub struct PinnedPeers(HashMap<MapData, u64, UdpPeer>);
 pub struct Tables {
     frontends: HashMap<MapData, FrontendKey, FrontendValue>,
     addresses: HashMap<MapData, Addr, AddressValue>,
+    prefixes: LpmTrie<MapData, Addr, PrefixFlags>,
     /// `SLOTS`.
     pub slots: Slots,
     /// `ENDPOINTS`.
@@ -74,9 +76,14 @@ impl Pinned {
         let addresses = Map::HashMap(self.open("ADDRESSES")?)
             .try_into()
             .map_err(|error: MapError| ReadTablesError { path, reason: error.to_string() })?;
+        let path = self.pins.map("PREFIXES");
+        let prefixes = Map::LpmTrie(self.open("PREFIXES")?)
+            .try_into()
+            .map_err(|error: MapError| ReadTablesError { path, reason: error.to_string() })?;
         Ok(Some(Tables {
             frontends,
             addresses,
+            prefixes,
             slots: self.mapped("SLOTS", |map, n| Slots::new(map.fd().as_fd(), n))?,
             endpoints: self.mapped("ENDPOINTS", |map, n| Endpoints::new(map.fd().as_fd(), n))?,
             counts: self.mapped("ENDPOINT_COUNTS", |endpoints, n| {
@@ -111,6 +118,11 @@ impl Pinned {
         activate::programs()
             .filter(|name| activate::pinned_program(&self.pins, name).is_some())
             .count()
+    }
+
+    /// Whether packets are translated at any device.
+    pub fn has_devices(&self) -> bool {
+        !self.pins.devices().is_empty()
     }
 
     /// How many programs there are when all is well.
@@ -176,8 +188,24 @@ impl Tables {
 
     /// Whether ports of an address that no frontend has are refused.
     pub fn refuses_undefined(&self, addr: &Addr) -> bool {
+        self.has_flag(addr, AddressValue::REJECT)
+    }
+
+    /// Whether an address is none that a Service has, in a range where only Services have any.
+    pub fn drops_unallocated(&self, addr: &Addr) -> bool {
+        let key = TrieKey::new(Addr::BITS, *addr);
+        let flags = self.prefixes.get(&key, 0).map_or(0, |flags| flags.0);
+        flags & PrefixFlags::SERVICE != 0 && !self.has_flag(addr, AddressValue::LEAVE)
+    }
+
+    /// Whether an address is known to be the node's.
+    pub fn is_local(&self, addr: &Addr) -> bool {
+        self.has_flag(addr, AddressValue::LOCAL)
+    }
+
+    fn has_flag(&self, addr: &Addr, flag: u32) -> bool {
         let flags = self.addresses.get(addr, 0).ok().and_then(|value| value.flags(addr));
-        flags.is_some_and(|flags| flags & AddressValue::REJECT != 0)
+        flags.is_some_and(|flags| flags & flag != 0)
     }
 }
 

@@ -101,6 +101,12 @@ pub(crate) fn slot(key: &FrontendKey) -> Option<u32> {
     None
 }
 
+/// Whether an address is the node's.
+#[inline(always)]
+pub(crate) fn is_local(addr: &Addr) -> bool {
+    addr.is_loopback() || flags(addr) & AddressValue::LOCAL != 0
+}
+
 #[inline(always)]
 fn flags(addr: &Addr) -> u32 {
     for _ in 0..LOOKS {
@@ -224,7 +230,7 @@ fn remembered(head: Head, key: &AffinityKey, now: u64, seconds: u32) -> Option<u
 }
 
 #[inline(always)]
-fn any(head: Head) -> u32 {
+pub(crate) fn any(head: Head) -> u32 {
     // SAFETY: takes nothing, returns a number.
     pick(unsafe { bpf_get_prandom_u32() }, head.length())
 }
@@ -264,9 +270,33 @@ extern "C" fn look_at(index: u32, search: *mut Search) -> i64 {
     }
 }
 
+/// Whether an endpoint of a set has that address, at whatever port.
+#[inline(always)]
+pub(crate) fn has_address(head: Head, addr: Addr) -> bool {
+    let mut search = Search { head, wanted: Peer { addr, port: 0 }, found: 0 };
+    // SAFETY: as above.
+    unsafe { bpf_loop(head.length(), look_at_address as *mut c_void, (&raw mut search).cast(), 0) };
+    // SAFETY: as above.
+    unsafe { (&raw const search.found).read_volatile() != 0 }
+}
+
+/// As [`look_at`], whatever the port.
+#[inline(never)]
+extern "C" fn look_at_address(index: u32, search: *mut Search) -> i64 {
+    // SAFETY: as above.
+    let search = unsafe { &mut *search };
+    match endpoint(search.head, index) {
+        Some(Chosen { peer, .. }) if peer.addr == search.wanted.addr => {
+            search.found = index + 1;
+            1
+        }
+        _ => 0,
+    }
+}
+
 /// The endpoint at that place of the set, unless the place belongs to another set by now.
 #[inline(always)]
-fn endpoint(head: Head, index: u32) -> Option<Chosen> {
+pub(crate) fn endpoint(head: Head, index: u32) -> Option<Chosen> {
     let entry = ENDPOINTS.get_ptr(head.base() + index)?;
     // SAFETY: the verifier checked the pointer. User space clears the generation before it writes
     // an entry and sets it after, so an entry that bears the right one on both sides is whole.

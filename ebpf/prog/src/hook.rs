@@ -15,10 +15,11 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 
 use crate::choose::{
-    Choice, Chosen, Client, Found, choose, content, find, head, is_in_ranges, rules, slot,
-    still_serves,
+    Choice, Chosen, Client, Found, choose, content, find, head, is_in_ranges, is_local, rules,
+    slot, still_serves,
 };
 use crate::dns::own_server;
+use crate::itself::may_be_itself;
 use crate::maps::{NODE, UDP_PEERS, count, count_dropped, count_endpoint, count_refused, tell};
 use crate::peer::{Family, Peer};
 use crate::remember::{
@@ -36,9 +37,11 @@ const SOCK_DGRAM: u32 = 2;
 /// The state of a connected socket, of UDP as well.
 const TCP_ESTABLISHED: u32 = 1;
 
+const EPERM: i32 = 1;
 const EAGAIN: i32 = 11;
 const ENOMEM: i32 = 12;
 const EADDRINUSE: i32 = 98;
+const ETIMEDOUT: i32 = 110;
 const ECONNREFUSED: i32 = 111;
 
 /// `connect()`: one endpoint for the life of the connection.
@@ -50,20 +53,20 @@ pub(crate) fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
         forget_if_udp(ctx, protocol);
         return ask(ctx, family, frontend, server);
     }
-    let call = Call { frontend, protocol };
+    let call = Call { family, frontend, protocol };
     let (slot, client) = match led(ctx, &call) {
         Led::To(slot, client) => (slot, client),
         Led::Refused => return call.refuse(0),
         Led::Elsewhere => return elsewhere(ctx, protocol),
         Led::Nowhere(reason, service) => {
             forget_if_udp(ctx, protocol);
-            return call.lead_nowhere(reason, service);
+            return call.lead_nowhere(ctx, reason, service);
         }
     };
     let chosen = match choose(slot, client) {
         Choice::Endpoint(chosen) => chosen,
         Choice::Nobody => return call.refuse(rules(slot).service()),
-        Choice::Nowhere => return call.lead_nowhere(Counter::Dropped, rules(slot).service()),
+        Choice::Nowhere => return call.lead_nowhere(ctx, Counter::Dropped, rules(slot).service()),
         Choice::Unsettled => return deny(EAGAIN),
     };
     let flow = flow(frontend, &chosen);
@@ -93,12 +96,12 @@ pub(crate) fn sendmsg(ctx: &SockAddrContext, family: Family) -> i32 {
     if let Some(server) = own_server(frontend) {
         return ask(ctx, family, frontend, server);
     }
-    let call = Call { frontend, protocol: UDP };
+    let call = Call { family, frontend, protocol: UDP };
     let (slot, client) = match led(ctx, &call) {
         Led::To(slot, client) => (slot, client),
         Led::Refused => return call.refuse(0),
         Led::Elsewhere => return ALLOW,
-        Led::Nowhere(reason, service) => return call.lead_nowhere(reason, service),
+        Led::Nowhere(reason, service) => return call.lead_nowhere(ctx, reason, service),
     };
     let Some(socket) = make(ctx) else {
         count(Counter::NoMemory);
@@ -117,7 +120,7 @@ pub(crate) fn sendmsg(ctx: &SockAddrContext, family: Family) -> i32 {
     let chosen = match choose(slot, client) {
         Choice::Endpoint(chosen) => chosen,
         Choice::Nobody => return call.refuse(rules(slot).service()),
-        Choice::Nowhere => return call.lead_nowhere(Counter::Dropped, rules(slot).service()),
+        Choice::Nowhere => return call.lead_nowhere(ctx, Counter::Dropped, rules(slot).service()),
         Choice::Unsettled => return deny(EAGAIN),
     };
     let flow = flow(frontend, &chosen);
@@ -210,6 +213,7 @@ enum Led {
 
 /// A call that names an address.
 struct Call {
+    family: Family,
     frontend: Peer,
     protocol: u8,
 }
@@ -244,11 +248,25 @@ fn led(ctx: &SockAddrContext, call: &Call) -> Led {
         if rules.has_ranges() && !is_in_ranges(slot, ip) {
             return Led::Nowhere(Counter::OutsideRanges, rules.service());
         }
-    } else if rules.has_ranges() || head(entry, source).masquerade() {
+    } else if needs_packet(ctx, call, entry, source) {
         count(Counter::LeftToPackets);
         return Led::Elsewhere;
     }
     Led::To(entry, Client { source, name: Addr::of_namespace(netns) })
+}
+
+/// Whether what becomes of a pod's call shows only once there is a packet: its source is compared, or
+/// is rewritten, or decides who serves.
+#[inline(always)]
+fn needs_packet(ctx: &SockAddrContext, call: &Call, slot: *const Slot, source: Source) -> bool {
+    let head_of = |source| head(slot, source).with_masquerade(false);
+    let head = head(slot, source);
+    // Which pods are this node's the packet tells, by its address or by where it arrives.
+    let depends = head_of(Source::Pod) != head_of(Source::Outside);
+    rules(slot).has_ranges()
+        || head.masquerade()
+        || source == Source::Pod && depends
+        || may_be_itself(ctx, call.family, call.protocol, head)
 }
 
 /// What holds for the node.
@@ -327,13 +345,18 @@ impl Call {
         deny(ECONNREFUSED)
     }
 
-    /// What leaves for a frontend's address is answered by nobody: the caller times out, as it
-    /// would if its packets were dropped.
+    /// What leaves for a frontend's address is dropped on its way. What the node sends to an address
+    /// of its own does not leave: its caller hears at once what it would hear in the end, and of UDP
+    /// what netfilter tells of a packet that it drops.
     #[inline(always)]
-    fn lead_nowhere(&self, reason: Counter, service: u32) -> i32 {
+    fn lead_nowhere(&self, ctx: &SockAddrContext, reason: Counter, service: u32) -> i32 {
         count(reason);
         count_dropped(service);
         self.tell(reason, service, 0);
+        let here = node().is_some_and(|node| node.netns == netns(ctx));
+        if here && is_local(&self.frontend.addr) {
+            return deny(if self.protocol == TCP { ETIMEDOUT } else { EPERM });
+        }
         ALLOW
     }
 

@@ -25,6 +25,7 @@
 mod choose;
 mod dns;
 mod hook;
+mod itself;
 mod lead;
 mod log;
 mod maps;

@@ -111,7 +111,7 @@ impl Ebpf {
         Self { sockets, ..self }
     }
 
-    /// The same without a program at any device: for sockets of this node only. Before
+    /// The same without a program at any device, for a kernel that takes none. Before
     /// [`Backend::prepare`].
     #[must_use]
     pub fn with_packets(self, packets_too: bool) -> Self {
@@ -133,21 +133,20 @@ impl Ebpf {
         self.opened.as_ref().map(|opened| Arc::clone(&opened.packets))
     }
 
-    /// Whether sockets alone can do what a frontend asks; needs no opened dataplane.
+    /// Whether this can do what a frontend asks; needs no opened dataplane.
     ///
     /// # Errors
-    /// What they cannot do, naming the Service's field.
+    /// What it cannot do, naming the Service's field.
     pub fn can(frontend: &Frontend) -> Result<(), Unsupported> {
-        can::at_sockets(frontend)
+        can::in_maps(frontend)
     }
 
-    /// Whether the maps can hold what a frontend asks, wherever its clients are. Those that reach
-    /// it by packets of their own are not led on.
+    /// The same where no program can be attached to devices, so that there are sockets only.
     ///
     /// # Errors
     /// As [`Ebpf::can`].
-    pub fn can_hold(frontend: &Frontend) -> Result<(), Unsupported> {
-        can::in_maps(frontend)
+    pub fn can_at_sockets(frontend: &Frontend) -> Result<(), Unsupported> {
+        can::at_sockets(frontend)
     }
 }
 
@@ -168,7 +167,7 @@ impl Backend for Ebpf {
     }
 
     fn supports(&self, frontend: &Frontend) -> Result<(), Unsupported> {
-        Self::can(frontend)
+        if self.packets_too { Self::can(frontend) } else { Self::can_at_sockets(frontend) }
     }
 
     fn prepare(&mut self) -> Result<Actual, PrepareError> {

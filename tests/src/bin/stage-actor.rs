@@ -37,7 +37,11 @@ async fn main() {
             Request::Send(probes) => {
                 for probe in probes {
                     under_way.spawn(async move {
-                        let answer = send(&probe).await.unwrap_or_else(|error| heard(&error));
+                        let answer = match send(&probe).await {
+                            Ok(answer) => answer,
+                            Err(error) if is_silence(&error, probe.protocol) => return,
+                            Err(error) => heard(&error),
+                        };
                         tell(&Report::Answer { id: probe.id, answer });
                     });
                 }
@@ -47,6 +51,16 @@ async fn main() {
                 tell(&Report::Closed);
             }
         }
+    }
+}
+
+/// Whether an error is what a program hears in the end whose packets are dropped, or of UDP what it
+/// hears when a rule on their way out drops them.
+fn is_silence(error: &io::Error, protocol: Transport) -> bool {
+    match protocol {
+        Transport::Tcp => error.kind() == io::ErrorKind::TimedOut,
+        Transport::Udp => error.kind() == io::ErrorKind::PermissionDenied,
+        Transport::Sctp => false,
     }
 }
 

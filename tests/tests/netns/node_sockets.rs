@@ -67,7 +67,7 @@ fn the_node_reaches_node_ports_at_each_of_its_addresses_and_at_loopback() {
     let webs = node.webs(["web-1", "web-2"]);
     cluster.service("web", &webs);
     with_node_ports(&cluster, "web");
-    node.start_proxy_with(&["--sockets-only"]);
+    node.start_proxy();
     let own = node.node().addresses();
     let addresses: [IpAddr; 5] = [
         own.v4.into(),
@@ -98,7 +98,7 @@ fn an_address_serves_node_ports_as_long_as_the_node_has_it() {
     let webs = node.webs(["web-1"]);
     cluster.service("web", &webs);
     with_node_ports(&cluster, "web");
-    node.start_proxy_with(&["--sockets-only"]);
+    node.start_proxy();
     for (address, prefix) in [("192.0.2.7", "32"), ("2001:db8::7", "128")] {
         let target = SocketAddr::new(address.parse().unwrap(), NODE_PORT);
         ip(&node, &format!("addr add {address}/{prefix} dev lo"));
@@ -120,7 +120,7 @@ fn a_pods_loopback_is_its_own() {
     let client = node.pod("client");
     cluster.service("web", &webs);
     with_node_ports(&cluster, "web");
-    node.start_proxy_with(&["--sockets-only"]);
+    node.start_proxy();
     let own: [IpAddr; 2] = [[127, 0, 0, 1].into(), std::net::Ipv6Addr::LOCALHOST.into()];
     for address in own {
         let tally = cluster.send(&client, Protocol::Tcp, (address, NODE_PORT).into(), 50);
@@ -210,8 +210,10 @@ fn a_node_port_is_kept_from_other_sockets_of_the_node() {
     let webs = node.webs(["web-1"]);
     cluster.service("web", &webs);
     with_node_ports(&cluster, "web");
-    node.start_proxy_with(&["--sockets-only", "--protect-node-ports"]);
-    eventually("node ports are reserved", || reserved(&node) == "30080-30081");
+    node.start_proxy_with(&["--protect-node-ports"]);
+    eventually("node ports and those of masqueraded connections are reserved", || {
+        reserved(&node) == "30080-30081,49152-65535"
+    });
     for listen in ["0.0.0.0:30080", "[::]:30080"] {
         let path = node.fairlead().path().to_str().unwrap();
         let args = ["1", path, "hello", "--name", "x", "--listen", listen];

@@ -51,6 +51,9 @@ pub(crate) struct Scene<'a> {
     /// Whether a host answers a first packet to a port where nobody listens: not where its kernel
     /// has no SCTP.
     pub(crate) is_answered: bool,
+    /// Whether the sender's socket is translated and is one of the node's: bound to an address of
+    /// the node, it keeps it, which is a source of the node's as good as any.
+    pub(crate) keeps_source: bool,
     /// Where they are.
     pub(crate) place: &'a Stage,
 }
@@ -160,8 +163,12 @@ impl Scene<'_> {
     }
 
     fn wrong_source(&self, seen: IpAddr, rewritten: bool) -> Option<String> {
-        let right =
-            if rewritten { self.place.is_masqueraded(seen) } else { seen == self.from.ip() };
+        let keeps = seen == self.from.ip();
+        let right = if rewritten {
+            self.place.is_masqueraded(seen) || keeps && self.keeps_source
+        } else {
+            keeps
+        };
         (!right).then(|| format!("arrived from {seen}"))
     }
 

@@ -20,8 +20,12 @@ pub(crate) struct Mode {
 }
 
 /// Name, then what the proxy is told.
-const MODES: [(&str, &str); 2] =
-    [("nftables", "--proxy-mode=nftables"), ("ebpf-packets", "--proxy-mode=ebpf --socket-lb=off")];
+const MODES: [(&str, &str); 4] = [
+    ("nftables", "--proxy-mode=nftables"),
+    ("ebpf", "--proxy-mode=ebpf"),
+    ("ebpf-host", "--proxy-mode=ebpf --socket-lb=host"),
+    ("ebpf-packets", "--proxy-mode=ebpf --socket-lb=off"),
+];
 
 /// What cannot be shown: file, source, destination (each may be empty: any), and why.
 const UNSHOWN: [(&str, &str, &str, &str); 2] = [
@@ -58,6 +62,11 @@ impl Mode {
         Self { name: name.to_owned(), backend, args }
     }
 
+    /// Whether the node's own sockets are translated.
+    pub(crate) fn at_sockets(&self) -> bool {
+        self.backend == "ebpf" && !self.args.iter().any(|arg| arg == "--socket-lb=off")
+    }
+
     /// What a node sends to its own addresses passes loopback, where packets cannot be translated:
     /// their answers would come from an address of the node, which the kernel takes for forged.
     fn has_no_path(&self, expectation: &Expectation, host: &BTreeSet<IpAddr>) -> bool {
@@ -73,7 +82,7 @@ impl Mode {
             || matches!(&*expectation.from, "node" | "localhost")
             || expectation.from.parse().is_ok_and(is_own);
         let to_own = is_itself || is_own(to);
-        self.args.iter().any(|arg| arg == "--socket-lb=off") && from_own && to_own
+        self.backend == "ebpf" && !self.at_sockets() && from_own && to_own
     }
 }
 

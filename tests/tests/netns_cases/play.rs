@@ -5,7 +5,7 @@
 //! arrived that were sent later, the same way as far as the proxy.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use libtest_mimic::Failed;
 use model::name::{Family, Protocol};
@@ -73,6 +73,10 @@ struct Trial<'a> {
     outcome: Outcome,
     source: IpAddr,
     actor: String,
+    /// What the sockets are bound to: nothing, if the kernel is to choose the source.
+    bound: IpAddr,
+    /// They are translated, and the node's.
+    is_translated: bool,
     tries: Vec<(u16, SocketAddr)>,
 }
 
@@ -190,7 +194,16 @@ impl<'a> Play<'a> {
             name @ ("a1" | "a2" | "a3" | "b1" | "b2" | "b3" | "client" | "stranger") => name,
             _ => "node-a",
         };
-        Trial { expectation, outcome, source, actor: actor.to_owned(), tries: Vec::new() }
+        // A process that says "localhost" does not bind its socket: for loopback addresses the kernel
+        // chooses such a source, for others another.
+        let bound = match (&*expectation.from, family) {
+            ("localhost", Family::V4) => Ipv4Addr::UNSPECIFIED.into(),
+            ("localhost", Family::V6) => Ipv6Addr::UNSPECIFIED.into(),
+            _ => source,
+        };
+        let is_translated = self.mode.at_sockets() && actor == "node-a";
+        let (actor, tries) = (actor.to_owned(), Vec::new());
+        Trial { expectation, outcome, source, actor, bound, is_translated, tries }
     }
 
     /// Plays what needs no change of the stage between.
@@ -231,12 +244,13 @@ impl<'a> Play<'a> {
         let mut probes: BTreeMap<String, Vec<Probe>> = BTreeMap::new();
         for (trial, n_tries) in trials {
             for _ in 0..n_tries {
-                let from = SocketAddr::new(trial.source, next(&mut self.ports, PORTS));
+                let port = next(&mut self.ports, PORTS);
                 let id = next(&mut self.ids, IDS);
                 let protocol = Transport::from(trial.expectation.protocol);
+                let from = SocketAddr::new(trial.bound, port);
                 let probe = Probe { id, protocol, from, to: trial.expectation.to };
                 probes.entry(trial.actor.clone()).or_default().push(probe);
-                trial.tries.push((id, from));
+                trial.tries.push((id, SocketAddr::new(trial.source, port)));
             }
         }
         for (actor, probes) in probes {
@@ -313,8 +327,14 @@ impl Trial<'_> {
         self.tries.iter().map(move |(id, from)| {
             let to = self.expectation.to;
             let is_answered = self.expectation.protocol != Protocol::Sctp;
-            let scene =
-                Scene { outcome: &self.outcome, from: *from, to, is_answered, place: stage };
+            let scene = Scene {
+                outcome: &self.outcome,
+                from: *from,
+                to,
+                is_answered,
+                keeps_source: self.is_translated && self.bound == self.source,
+                place: stage,
+            };
             (*id, scene)
         })
     }

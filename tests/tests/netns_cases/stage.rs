@@ -20,6 +20,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use load::pinned::Pinned;
 use model::name::Family;
 use proxy::status::{Status, file_of};
 use sandbox::fairlead::{Fairlead, Proxy, ProxyOptions};
@@ -158,12 +159,10 @@ impl Stage {
 
     /// Gives the node these addresses besides its own.
     pub(crate) fn set_host(&mut self, addresses: BTreeSet<IpAddr>) {
-        for address in self.host.difference(&addresses) {
-            self.ip(*address, &format!("address del {address} dev lo"));
-        }
-        for address in addresses.difference(&self.host) {
-            self.ip(*address, &format!("address add {address} dev lo"));
-        }
+        let gone: Vec<IpAddr> = self.host.difference(&addresses).copied().collect();
+        let come: Vec<IpAddr> = addresses.difference(&self.host).copied().collect();
+        self.unbind(&gone);
+        self.add(&come);
         self.host = addresses;
     }
 
@@ -194,10 +193,16 @@ impl Stage {
     pub(crate) fn bind(&self, addresses: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
         let has = |address: &IpAddr| self.is_masqueraded(*address);
         let lacks: Vec<IpAddr> = addresses.iter().copied().filter(|ip| !has(ip)).collect();
-        for address in &lacks {
-            self.ip(*address, &format!("address add {address} dev lo"));
-        }
+        self.add(&lacks);
         lacks
+    }
+
+    fn add(&self, addresses: &[IpAddr]) {
+        for address in addresses {
+            let nodad = if address.is_ipv6() { " nodad" } else { "" };
+            self.ip(*address, &format!("address add {address} dev lo{nodad}"));
+        }
+        self.wait_heard(addresses, true);
     }
 
     /// Takes them away again.
@@ -205,6 +210,17 @@ impl Stage {
         for address in addresses {
             self.ip(*address, &format!("address del {address} dev lo"));
         }
+        self.wait_heard(addresses, false);
+    }
+
+    /// Waits until a proxy that follows the node's addresses has heard that it has these, or has not.
+    fn wait_heard(&self, addresses: &[IpAddr], has: bool) {
+        let tables = Pinned::under(&self.options.bpffs).tables().unwrap();
+        let Some(tables) = tables.filter(|_| self.proxy.is_some()) else { return };
+        let heard = wait::until(SOON, || {
+            addresses.iter().all(|address| tables.is_local(&(*address).into()) == has)
+        });
+        assert!(heard, "the proxy does not hear of {addresses:?}:\n{}", self.proxy_log());
     }
 
     /// Lets a source stand behind an interface of node-a.

@@ -12,17 +12,22 @@ pub(super) fn at_sockets(frontend: &Frontend) -> Result<(), Unsupported> {
     if frontend.kind != FrontendKind::ClusterIp {
         return refuse(
             frontend.kind.field(),
-            "the eBPF mode routes cluster IPs only; node ports, load balancer and external \
-             addresses are left to another proxy",
+            "this kernel is older than 6.6, where the eBPF mode routes cluster IPs only; take a \
+             newer one, or another --proxy-mode",
         );
     }
     if frontend.service.protocol == Protocol::Sctp {
-        return refuse("spec.ports[].protocol", "the eBPF mode routes TCP and UDP only");
+        return refuse(
+            "spec.ports[].protocol",
+            "this kernel is older than 6.6, where the eBPF mode routes TCP and UDP only; take a \
+             newer one, or another --proxy-mode",
+        );
     }
     if frontend.routes.pod.masquerade == Masquerade::Always {
         return refuse(
             "--masquerade-all",
-            "the eBPF mode keeps the source of pods; start without this flag",
+            "this kernel is older than 6.6, where the eBPF mode keeps the source of pods; take a \
+             newer one, or another --proxy-mode",
         );
     }
     in_maps(frontend)

@@ -14,8 +14,8 @@ use crate::backend::ebpf::encode::abi_key;
 use crate::backend::held::{Held, HeldTarget};
 use crate::plan::{FrontendKey, SourceKind};
 
-/// Whom the programs see: the sockets of this node's pods and its own.
-const SEEN: [SourceKind; 2] = [SourceKind::Pod, SourceKind::Node];
+/// Every kind of source. Where no packet is translated, the last is not seen.
+const KINDS: [SourceKind; 3] = [SourceKind::Pod, SourceKind::Node, SourceKind::Outside];
 
 /// So often a set is read again that was replaced meanwhile.
 const TRIES: usize = 8;
@@ -43,11 +43,21 @@ impl Look {
     /// What the kernel holds for a frontend.
     pub fn held(&self, key: &FrontendKey) -> Held {
         let key = abi_key(key);
+        let packets_too = self.pinned.has_devices();
+        let seen = if packets_too { &KINDS[..] } else { &KINDS[..2] };
         let slot = self.tables.slot(&key);
-        if slot.is_none() && self.tables.refuses_undefined(&key.addr) {
-            return Held::same(&SEEN, &HeldTarget::Reject);
+        if slot.is_some() {
+            let mut held = held(&self.tables.slots, &self.tables.endpoints, slot);
+            held.routes.retain(|(kind, _)| seen.contains(kind));
+            return held;
         }
-        held(&self.tables.slots, &self.tables.endpoints, slot)
+        if self.tables.refuses_undefined(&key.addr) {
+            Held::same(seen, &HeldTarget::Reject)
+        } else if packets_too && self.tables.drops_unallocated(&key.addr) {
+            Held::same(seen, &HeldTarget::Drop)
+        } else {
+            Held::default()
+        }
     }
 
     /// How many of the programs are attached, and how many there are.
@@ -59,11 +69,11 @@ impl Look {
 /// What stands in a slot; nothing where there is none.
 pub(super) fn held(slots: &Slots, endpoints: &Endpoints, slot: Option<u32>) -> Held {
     let Some(slot) = slot else { return Held::default() };
-    let mut targets = Vec::with_capacity(SEEN.len());
+    let mut targets = Vec::with_capacity(KINDS.len());
     for _ in 0..TRIES {
         let before = slots.get(slot);
         targets.clear();
-        targets.extend(SEEN.map(|source| {
+        targets.extend(KINDS.map(|source| {
             let head = before.heads.get(index(source)).copied().unwrap_or_default();
             (source, target(endpoints, head))
         }));

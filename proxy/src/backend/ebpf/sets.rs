@@ -172,7 +172,8 @@ impl Sets {
         };
         self.generation =
             if self.generation >= Head::MAX_GENERATION { 1 } else { self.generation + 1 };
-        let head = Head::new(base, length, self.generation);
+        let local = members.iter().any(|(_, local)| local);
+        let head = Head::new(base, length, self.generation).with_local(local);
         let mut last = None;
         let ids = &mut self.endpoint_ids;
         let entries = members.iter().map(|(address, local)| {
