@@ -12,6 +12,8 @@ use proxy::config::ProxyMode;
 use proxy::status::{Status, file_of};
 use proxy::{names, reserved};
 
+use crate::node::lead;
+
 /// Remove everything that a proxy left in the kernel. New connections to Services are not routed
 /// any more then.
 #[derive(Debug, clap::Args)]
@@ -28,6 +30,9 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     remove_tables(args, &mut out)?;
+    if !is_running(args) {
+        lead::forget(&file_of(&args.bpffs))?;
+    }
     if !args.bpffs.exists() {
         writeln!(out, "nothing to remove: {} does not exist", args.bpffs.display())?;
         return Ok(ExitCode::SUCCESS);
@@ -45,6 +50,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     writeln!(out, "removed {} and all programs that were attached from it", args.bpffs.display())?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn is_running(args: &Args) -> bool {
+    Status::read(&file_of(&args.bpffs)).is_ok_and(|status| status.is_running())
 }
 
 /// Removes the tables of the nftables mode; without nft there never were any.

@@ -89,6 +89,18 @@ pub(crate) struct Dns {
     admin: Option<Admin>,
     snapshot: Option<PathBuf>,
     lameduck: Duration,
+    link_local: Vec<IpAddr>,
+    /// Those of them that were added to the node for this process only.
+    added: Vec<IpAddr>,
+}
+
+/// Whether the node leads questions to a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Led {
+    /// As soon as it has names, and as long as it lives. Its addresses outlive it.
+    ByNode,
+    /// Its clients know its addresses, which go with it.
+    ByClients,
 }
 
 /// Runs until SIGINT or SIGTERM.
@@ -105,7 +117,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         };
         let Watch { feed, health: _health, task, .. } =
             args.source.watch_everything(&node_name).await?;
-        let dns = Dns::start(&args.serve, &args.source).await?;
+        let dns = Dns::start(&args.serve, &args.source, Led::ByClients).await?;
         tokio::select! {
             () = task => warn!("the source of objects ended"),
             () = dns.follow(feed, None) => {}
@@ -121,15 +133,25 @@ impl Dns {
     ///
     /// # Errors
     /// An address cannot be had, or the flags mean nothing; the message says what to do.
-    pub(crate) async fn start(args: &ServeArgs, source: &SourceArgs) -> anyhow::Result<Self> {
+    pub(crate) async fn start(
+        args: &ServeArgs,
+        source: &SourceArgs,
+        led: Led,
+    ) -> anyhow::Result<Self> {
         let corefile = args.names.corefile()?;
         for problem in corefile.iter().flat_map(|corefile| &corefile.problems) {
             warn!("{problem}");
         }
+        let mut added = Vec::new();
         if !args.link_local.is_empty() {
-            device::ensure(&args.link_local).await?;
+            added = device::ensure(&args.link_local).await?;
         }
-        let listen = args.listen(corefile.as_ref());
+        let mut listen = args.listen(corefile.as_ref());
+        if led == Led::ByNode {
+            added.clear();
+            listen.led = reachable(&listen.addresses);
+            listen.led.dedup();
+        }
         let mut options = args.names.options(corefile.as_ref())?;
         options.addresses = reachable(&listen.addresses);
         let ports = args.ports(corefile.as_ref())?;
@@ -140,7 +162,8 @@ impl Dns {
             info!("answering on {address}");
         }
         let admin = admin(ports, &server.names());
-        Ok(Self { server, admin, snapshot, lameduck })
+        let link_local = args.link_local.clone();
+        Ok(Self { server, admin, snapshot, lameduck, link_local, added })
     }
 
     /// The names that it answers for.
@@ -151,6 +174,16 @@ impl Dns {
     /// Where it listens.
     pub(crate) fn addresses(&self) -> &[SocketAddr] {
         self.server.addresses()
+    }
+
+    /// Where it answers what is led to it packet by packet.
+    pub(crate) fn packet_ports(&self) -> &[SocketAddr] {
+        self.server.packet_ports()
+    }
+
+    /// Those of its addresses that nobody but this node can ask.
+    pub(crate) fn link_local(&self) -> &[IpAddr] {
+        &self.link_local
     }
 
     /// Answers from what the feed says, until it ends. With `applied`, a name waits until its
@@ -171,6 +204,11 @@ impl Dns {
             tokio::time::sleep(self.lameduck).await;
         }
         self.server.stop().await;
+        if !self.added.is_empty()
+            && let Err(error) = device::remove(&self.added).await
+        {
+            warn!("{error}");
+        }
         if let Some(file) = self.snapshot.filter(|_| names.is_synced())
             && let Err(error) = saved::write(&file, names.view().snapshot())
         {
@@ -230,7 +268,7 @@ impl ServeArgs {
             let port = self.listen.first().map_or(53, SocketAddr::port);
             let own = self.link_local.iter().map(|ip| SocketAddr::new(*ip, port));
             let addresses = self.listen.iter().copied().chain(own).collect();
-            return Listen { addresses, n_workers, sources: Sources::Any };
+            return Listen { addresses, n_workers, sources: Sources::Any, led: Vec::new() };
         }
         let port = corefile.map_or(53, |corefile| corefile.port);
         let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
@@ -240,7 +278,7 @@ impl ServeArgs {
         let addresses = own.map(|ip| SocketAddr::new(ip, port)).collect();
         // Who asks from the node itself may do so from the address that it asks.
         let sources = Sources::Local(self.link_local.iter().map(|ip| IpNet::from(*ip)).collect());
-        Listen { addresses, n_workers, sources }
+        Listen { addresses, n_workers, sources, led: Vec::new() }
     }
 
     fn ports(&self, corefile: Option<&Corefile>) -> anyhow::Result<Ports> {

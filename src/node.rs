@@ -1,6 +1,6 @@
 //! `fairlead node`: routes the Services of one node and answers its names, from one watch.
 
-mod lead;
+pub(crate) mod lead;
 
 use std::process::ExitCode;
 
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use self::lead::Lead;
-use crate::dns::{Dns, ServeArgs};
+use crate::dns::{Dns, Led, ServeArgs};
 use crate::node_args::{NodeArgs, SourceArgs, host_name};
 use crate::pods::{Place, PodArgs};
 use crate::proxy::{KernelArgs, Proxy, terminated};
@@ -54,8 +54,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         // What the proxy leaves alone (headless, foreign, aliases) has names all the same.
         let watched = args.source.watch_everything(proxy.node_name()).await?;
-        let dns = Dns::start(&args.serve, &args.source).await?;
-        let mut lead = Lead::new(proxy.take_own_dns(), dns.names(), dns.addresses())?;
+        let dns = Dns::start(&args.serve, &args.source, Led::ByNode).await?;
+        lead::note(&proxy.status_file(), dns.link_local())?;
+        let mut lead = Lead::new(proxy.take_own_dns(), &dns)?;
         let (names, services) = (watched.feed.subscribe(), watched.feed.subscribe());
         let ending = async {
             tokio::select! {

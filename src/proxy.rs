@@ -132,7 +132,9 @@ impl Proxy {
         teller: Option<AppliedWriter>,
     ) -> anyhow::Result<Self> {
         let mode = node.as_typed()?.mode()?;
-        let node = node.meant()?;
+        let mut node = node.meant()?;
+        // Who waits for routes tells names.
+        node.answers_names = teller.is_some();
         let audit_period = kernel.iptables_sync_period;
         let node_name = Arc::clone(&node.node_name);
         let mut status = Status {
@@ -165,6 +167,11 @@ impl Proxy {
     /// The name of this node's Node object.
     pub(crate) fn node_name(&self) -> &str {
         &self.node_name
+    }
+
+    /// The file that `fairlead status` reads.
+    pub(crate) fn status_file(&self) -> PathBuf {
+        file_of(&self.bpffs)
     }
 
     /// What leads questions to this node's own DNS server, once; the eBPF mode has it.

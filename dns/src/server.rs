@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
+use socket2::Socket;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -44,6 +45,9 @@ pub struct Listen {
     pub n_workers: usize,
     /// Who may ask.
     pub sources: Sources,
+    /// Those of the addresses to which this node leads questions, and only while names are known:
+    /// each has a port for packets besides, and is silent until then, since others answer.
+    pub led: Vec<IpAddr>,
 }
 
 /// What all parts of the server share.
@@ -69,6 +73,15 @@ pub struct Server {
     workers: Vec<udp::Worker>,
     tcp: JoinSet<()>,
     addresses: Vec<SocketAddr>,
+    packet_ports: Vec<SocketAddr>,
+}
+
+/// A socket to answer on, and what for.
+#[derive(Debug)]
+struct Opened {
+    socket: Socket,
+    bound: SocketAddr,
+    led: bool,
 }
 
 /// An address cannot be listened on.
@@ -94,7 +107,8 @@ impl Server {
         });
         let mut sockets = Vec::new();
         let mut listeners = Vec::new();
-        for &address in &listen.addresses {
+        let for_packets = listen.led.iter().map(|ip| SocketAddr::new(*ip, 0));
+        for address in listen.addresses.iter().copied().chain(for_packets) {
             // Port 0 is chosen by the first socket and shared by the others.
             let listener = tcp::bind(address)?;
             let bound = listener.local_addr().map_err(|source| ListenError {
@@ -102,21 +116,26 @@ impl Server {
                 transport: "TCP",
                 source,
             })?;
+            let led = listen.led.contains(&bound.ip());
             for _ in 0..listen.n_workers.max(1) {
-                sockets.push((bound, udp::Worker::bind(bound)?));
+                sockets.push(Opened { socket: udp::Worker::bind(bound)?, bound, led });
             }
             listeners.push((bound, listener));
         }
+        let mut addresses: Vec<SocketAddr> = listeners.iter().map(|(bound, _)| *bound).collect();
+        let packet_ports = addresses.split_off(listen.addresses.len());
         let mut server = Self {
             workers: Vec::with_capacity(sockets.len()),
             tcp: JoinSet::new(),
-            addresses: listeners.iter().map(|(bound, _)| *bound).collect(),
+            addresses,
+            packet_ports,
             shared,
         };
-        for (idx, (bound, socket)) in sockets.into_iter().enumerate() {
+        for (idx, opened) in sockets.into_iter().enumerate() {
+            let listen = opened.bound;
             let shared = Arc::clone(&server.shared);
-            let worker = udp::Worker::start(format!("dns-udp-{idx}"), socket, bound, shared);
-            let error = |source| ListenError { listen: bound, transport: "UDP", source };
+            let worker = udp::Worker::start(format!("dns-udp-{idx}"), opened, shared);
+            let error = |source| ListenError { listen, transport: "UDP", source };
             server.workers.push(worker.map_err(error)?);
         }
         for (bound, listener) in listeners {
@@ -139,6 +158,11 @@ impl Server {
     /// Where it listens, ports filled in.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Where what is led here packet by packet is answered, in the order of [`Listen::led`].
+    pub fn packet_ports(&self) -> &[SocketAddr] {
+        &self.packet_ports
     }
 
     /// A handle by which the view is changed and read.

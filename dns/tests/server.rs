@@ -63,7 +63,8 @@ async fn start(listen: &str) -> Server {
     let options = Arc::new(Options::default());
     let view = ZoneView::build(options, &snapshot(80).await, Origin::Watch, 1);
     let addresses = vec![listen.parse().unwrap()];
-    Server::start(&Listen { addresses, n_workers: 2, sources: Sources::Any }, view).unwrap()
+    Server::start(&Listen { addresses, n_workers: 2, sources: Sources::Any, led: Vec::new() }, view)
+        .unwrap()
 }
 
 fn query(id: u16, name: &str) -> Vec<u8> {
@@ -291,7 +292,7 @@ fn pages_say_what_those_of_coredns_say() {
     block_on(async {
         let view = ZoneView::empty(Arc::new(Options::default()));
         let addresses = vec!["127.0.0.1:0".parse().unwrap()];
-        let listen = Listen { addresses, n_workers: 1, sources: Sources::Any };
+        let listen = Listen { addresses, n_workers: 1, sources: Sources::Any, led: Vec::new() };
         let server = Server::start(&listen, view).unwrap();
         let any = Some("127.0.0.1:0".parse().unwrap());
         let ports = Ports { health: any, ready: any, metrics: any };
@@ -373,7 +374,7 @@ fn a_name_is_told_once_its_address_is_routed_or_after_a_second() {
     block_on(async {
         let empty = ZoneView::empty(Arc::new(Options::default()));
         let addresses = vec!["127.0.0.1:0".parse().unwrap()];
-        let listen = Listen { addresses, n_workers: 1, sources: Sources::Any };
+        let listen = Listen { addresses, n_workers: 1, sources: Sources::Any, led: Vec::new() };
         let server = Server::start(&listen, empty).unwrap();
         let socket = client(server.addresses()[0]);
         let (script, watch) = watch::script("node-a");

@@ -34,6 +34,9 @@ pub struct NodeConfig {
     pub protected_ports: BTreeSet<u16>,
     /// The ranges that cluster IPs come from. What is not allocated in them is dropped.
     pub service_cidrs: Vec<IpNet>,
+    /// This node answers the cluster's names itself: of Service kube-system/kube-dns it asks the
+    /// endpoints of other nodes, since its own are dead whenever it asks any.
+    pub answers_names: bool,
 }
 
 impl NodeConfig {
@@ -52,6 +55,7 @@ impl NodeConfig {
             external_ips: ExternalIps::Any,
             protected_ports: BTreeSet::from([6443, 10250]),
             service_cidrs: Vec::new(),
+            answers_names: false,
         }
     }
 }

@@ -1,25 +1,33 @@
 //! Leads this node's questions to the cluster's DNS to the server that runs here.
 //!
 //! ```text
-//!  program ─▶ connect or send to the Service's address ─▶ hook ─▶ alive? ─┬─▶ the server here
-//!                                                                         └─▶ the Service's endpoints
+//!  question to the Service's address ─▶ hook, packet program or rule ─▶ alive? ─┬─▶ the server here
+//!                                                                               └─▶ the endpoints
 //! ```
 //!
 //! The server is alive while a socket of this process is open. The kernel knows when it is not, so
 //! that no question is lost to a process that was killed but those that were under way.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+mod by;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use dns::server::Names;
+use dns::server::{Names, device};
 use dns::zone::Origin;
-use load::MapError;
-use load::dns::{Addr, N_FAMILIES, OwnDns, OwnServer, family_index};
+use load::dns::OwnDns;
 use model::cluster::Snapshot;
 use model::feed::FeedReader;
-use model::name::NamespacedName;
+use model::name::{Family, NamespacedName};
 use nix::net::if_::if_nametoindex;
+use proxy::backend::nftables::{self, OwnDnsRules, OwnServer};
 use tracing::{info, warn};
+
+use self::by::By;
+use crate::dns::Dns;
 
 /// The port of DNS.
 const PORT: u16 = 53;
@@ -28,22 +36,38 @@ const NODE_LOCAL: &str = "nodelocaldns";
 
 /// Who leads, and how the kernel knows that it lives. Dropped, questions go to the endpoints.
 pub(super) struct Lead {
-    own: OwnDns,
+    by: By,
     names: Names,
-    servers: Vec<SocketAddr>,
-    alive: UdpSocket,
+    servers: Vec<Server>,
+    /// What is led, once that is known.
+    led: Option<Vec<Led>>,
+    rules: Option<OwnDnsRules>,
+}
+
+/// Where this process answers, in one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Server {
+    address: SocketAddr,
+    packet_port: u16,
+    /// Nobody but this node asks it, so that what comes while it is dead may go elsewhere.
+    fails_over: bool,
+}
+
+/// A cluster IP whose questions a server answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Led {
+    service: SocketAddr,
+    server: Server,
 }
 
 impl Lead {
     /// Leads nothing yet, unless a former process did so to the same server, and names can be told.
-    /// `None` where there is no address to lead to.
-    pub(super) fn new(
-        own: Option<OwnDns>,
-        names: Names,
-        listen: &[SocketAddr],
-    ) -> anyhow::Result<Option<Self>> {
-        let servers: Vec<SocketAddr> = listen.iter().copied().filter(reachable).collect();
-        let Some(own) = own.filter(|_| !servers.is_empty()) else { return Ok(None) };
+    /// `None` where there is no address to lead to. `own` is the eBPF mode's way.
+    pub(super) fn new(own: Option<OwnDns>, dns: &Dns) -> anyhow::Result<Option<Self>> {
+        let servers = servers(dns);
+        if servers.is_empty() {
+            return Ok(None);
+        }
         if if_nametoindex(NODE_LOCAL).is_ok() {
             warn!(
                 "NodeLocal DNSCache (device {NODE_LOCAL}) serves this node: questions to the \
@@ -52,14 +76,12 @@ impl Lead {
             );
             return Ok(None);
         }
-        let alive = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).context("opening a socket")?;
-        let mut lead = Self { own, names, servers, alive };
-        let before = lead.own.servers()?;
-        let is_same = before.iter().any(|it| lead.servers.contains(&address(it)));
-        if is_same && lead.names.view().origin() != Origin::Nothing {
-            lead.own.alive(&lead.alive)?;
+        let mut by = By::new(own)?;
+        let names = dns.names();
+        if names.view().origin() != Origin::Nothing {
+            by.resume(&servers)?;
         }
-        Ok(Some(lead))
+        Ok(Some(Self { by, names, servers, led: None, rules: None }))
     }
 
     async fn follow(&mut self, mut feed: FeedReader, cluster_dns: &[IpAddr]) {
@@ -72,31 +94,60 @@ impl Lead {
                 [] => of_kube_dns(&update.snapshot),
                 given => given.to_vec(),
             };
-            if let Err(error) = self.lead(&services) {
-                warn!("questions to the cluster's DNS go to its endpoints: {error}");
+            if let Err(error) = self.lead(&services, &update.snapshot) {
+                warn!("questions to the cluster's DNS go to its endpoints: {error:#}");
             }
         }
     }
 
-    fn lead(&mut self, services: &[IpAddr]) -> Result<(), MapError> {
-        let desired = desired(services, &self.servers);
-        if self.own.servers()? != desired {
-            self.own.dead();
-            self.own.set_servers(desired)?;
-            for it in desired.iter().filter(|it| it.service_port != 0) {
+    fn lead(&mut self, services: &[IpAddr], snapshot: &Snapshot) -> anyhow::Result<()> {
+        let led = led(services, &self.servers);
+        let clients = clients(snapshot);
+        if self.led.as_ref() != Some(&led) {
+            for Led { service, server } in &led {
                 info!(
                     "questions to {} are answered by {}; an egress policy that allows the DNS pods \
                      only has to allow that as well",
-                    IpAddr::from(it.service),
-                    address(it)
+                    service.ip(),
+                    server.address
                 );
             }
         }
-        if services.is_empty() {
-            self.own.dead();
+        self.by.lead(&led, &clients)?;
+        self.led = Some(led);
+        self.keep_rules(clients)
+    }
+
+    /// Without the rules questions are led in the eBPF mode all the same.
+    fn keep_rules(&mut self, clients: Vec<ipnet::IpNet>) -> anyhow::Result<()> {
+        let led = self.led.iter().flatten();
+        let servers = self.servers.iter().map(|server| OwnServer {
+            server: server.address,
+            packet_port: server.packet_port,
+            service: led
+                .clone()
+                .find(|led| led.server == *server)
+                .map(|led| led.service)
+                .filter(|_| self.by.needs_rules()),
+        });
+        let rules = OwnDnsRules { servers: servers.collect(), clients };
+        if self.rules.as_ref() == Some(&rules) {
             return Ok(());
         }
-        self.own.alive(&self.alive)
+        let applied = rules.apply();
+        // Tried again when there is something new to say.
+        self.rules = Some(rules);
+        match applied {
+            Err(error) if self.by.needs_rules() => Err(error.into()),
+            Err(error) => {
+                warn!(
+                    "questions to this node's DNS server are tracked by netfilter, and its port \
+                     refuses while it is dead: {error}"
+                );
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
     }
 }
 
@@ -108,15 +159,72 @@ pub(super) async fn follow(lead: &mut Option<Lead>, feed: FeedReader, cluster_dn
     }
 }
 
-impl Drop for Lead {
-    fn drop(&mut self) {
-        self.own.dead();
-    }
+/// The file in which is noted which addresses the node was given, beside a status file.
+fn note_of(status: &Path) -> PathBuf {
+    status.with_extension("addresses")
 }
 
-/// Pods reach it: neither loopback, nor an address of which nobody knows which it is.
-fn reachable(server: &SocketAddr) -> bool {
-    !server.ip().is_loopback() && !server.ip().is_unspecified()
+/// Notes which addresses the node was given, for [`forget`].
+///
+/// # Errors
+/// The note cannot be written.
+pub(super) fn note(status: &Path, addresses: &[IpAddr]) -> anyhow::Result<()> {
+    let file = note_of(status);
+    let mut noted = noted(&file);
+    noted.extend(addresses);
+    if noted.is_empty() {
+        return Ok(());
+    }
+    let text: Vec<String> = noted.iter().map(ToString::to_string).collect();
+    if let Some(dir) = file.parent() {
+        fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+    }
+    fs::write(&file, text.join("\n")).with_context(|| format!("writing {}", file.display()))
+}
+
+fn noted(file: &Path) -> BTreeSet<IpAddr> {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).collect()
+}
+
+/// Takes the addresses from the node that it was given, and the rules about them.
+///
+/// # Errors
+/// The kernel refuses.
+pub(crate) fn forget(status: &Path) -> anyhow::Result<()> {
+    let file = note_of(status);
+    let noted: Vec<IpAddr> = noted(&file).into_iter().collect();
+    if nftables::is_installed() {
+        OwnDnsRules::remove()?;
+    }
+    if noted.is_empty() {
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(device::remove(&noted))?;
+    Ok(fs::remove_file(file)?)
+}
+
+/// One server of each family that pods reach: neither at loopback, nor at an address of which nobody
+/// knows which it is; best one that nobody else asks.
+fn servers(dns: &Dns) -> Vec<Server> {
+    let is_reachable = |ip: &IpAddr| !ip.is_loopback() && !ip.is_unspecified();
+    let mut reachable: Vec<&SocketAddr> =
+        dns.addresses().iter().filter(|address| is_reachable(&address.ip())).collect();
+    reachable.sort_by_key(|address| !dns.link_local().contains(&address.ip()));
+    let mut servers: Vec<Server> = Vec::new();
+    for address in reachable {
+        if servers.iter().any(|known| known.address.is_ipv4() == address.is_ipv4()) {
+            continue;
+        }
+        let for_packets = dns.packet_ports().iter().find(|other| other.ip() == address.ip());
+        servers.push(Server {
+            address: *address,
+            packet_port: for_packets.map_or(0, SocketAddr::port),
+            fails_over: dns.link_local().contains(&address.ip()),
+        });
+    }
+    servers
 }
 
 fn of_kube_dns(snapshot: &Snapshot) -> Vec<IpAddr> {
@@ -126,41 +234,41 @@ fn of_kube_dns(snapshot: &Snapshot) -> Vec<IpAddr> {
     routed.map(|service| service.cluster_ips.clone()).unwrap_or_default()
 }
 
-/// For each family, whose questions are led where; the first server of a family is as good as the
-/// others.
-fn desired(services: &[IpAddr], servers: &[SocketAddr]) -> [OwnServer; N_FAMILIES] {
-    let mut desired = [OwnServer::default(); N_FAMILIES];
-    for (idx, element) in (0..).zip(&mut desired) {
-        let service = services.iter().find(|ip| family_index(Addr::from(**ip)) == idx);
-        let server = servers.iter().find(|server| family_index(Addr::from(server.ip())) == idx);
-        if let (Some(service), Some(server)) = (service, server) {
-            *element = OwnServer {
-                service: Addr::from(*service),
-                server: Addr::from(server.ip()),
-                service_port: PORT.to_be(),
-                server_port: server.port().to_be(),
-                pad: 0,
-            };
-        }
-    }
-    desired
+/// Who may ask this node's server: as the server itself has it.
+fn clients(snapshot: &Snapshot) -> Vec<ipnet::IpNet> {
+    let node = snapshot.node.iter();
+    node.flat_map(|node| {
+        let own = node.addresses.iter().map(|ip| ipnet::IpNet::from(*ip));
+        own.chain(node.pod_cidrs.iter().map(ipnet::IpNet::trunc))
+    })
+    .collect()
 }
 
-fn address(own: &OwnServer) -> SocketAddr {
-    SocketAddr::new(own.server.into(), u16::from_be(own.server_port))
+/// For each family, whose questions are led where.
+fn led(services: &[IpAddr], servers: &[Server]) -> Vec<Led> {
+    let of_family = |server: &Server| {
+        let family = Family::of(&server.address.ip());
+        let service = services.iter().find(|ip| Family::of(ip) == family)?;
+        Some(Led { service: SocketAddr::new(*service, PORT), server: *server })
+    };
+    servers.iter().filter_map(of_family).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{address, desired};
+    use super::{Server, led};
 
     #[test]
     fn each_family_is_led_to_a_server_of_its_own() {
         let services = ["10.96.0.10".parse().unwrap(), "fd00::10".parse().unwrap()];
-        let server = "169.254.20.53:53".parse().unwrap();
-        let [v4, v6] = desired(&services, &[server]);
-        assert_eq!((address(&v4), v4.service_port), (server, 53_u16.to_be()));
-        assert_eq!(v6.service_port, 0, "nobody listens on IPv6");
-        assert_eq!(desired(&[], &[server])[0].service_port, 0);
+        let server = Server {
+            address: "169.254.20.53:53".parse().unwrap(),
+            packet_port: 4000,
+            fails_over: true,
+        };
+        let found = led(&services, &[server]);
+        assert_eq!(found.len(), 1, "nobody listens on IPv6");
+        assert_eq!(found[0].service, "10.96.0.10:53".parse().unwrap());
+        assert_eq!(led(&[], &[server]), []);
     }
 }

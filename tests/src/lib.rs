@@ -10,6 +10,7 @@ pub mod actor;
 pub mod binary;
 pub mod case;
 pub mod cluster;
+pub mod crowd;
 pub mod cycles;
 pub mod hostile;
 pub mod objects;

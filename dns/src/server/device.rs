@@ -15,20 +15,22 @@ use thiserror::Error;
 /// Where the addresses are.
 const DEVICE: &str = "lo";
 
-/// An address cannot be added.
+/// An address cannot be added or removed.
 #[derive(Debug, Error)]
-#[error("cannot add {addresses} to the device {DEVICE}; it takes CAP_NET_ADMIN: {reason}")]
+#[error("cannot {doing} {addresses} at the device {DEVICE}; it takes CAP_NET_ADMIN: {reason}")]
 pub struct DeviceError {
+    doing: &'static str,
     addresses: String,
     reason: String,
 }
 
-/// Makes sure that the node has these addresses. Needs a tokio runtime.
+/// Makes sure that the node has these addresses; says which of them it had not. Needs a tokio
+/// runtime.
 ///
 /// # Errors
 /// The kernel refuses.
-pub async fn ensure(addresses: &[IpAddr]) -> Result<(), DeviceError> {
-    let error = |reason: String| DeviceError { addresses: list(addresses), reason };
+pub async fn ensure(addresses: &[IpAddr]) -> Result<Vec<IpAddr>, DeviceError> {
+    let error = |reason: String| DeviceError { doing: "add", addresses: list(addresses), reason };
     let (connection, handle, _) = new_connection().map_err(|source| error(source.to_string()))?;
     tokio::select! {
         () = connection => Err(error("netlink ended".to_owned())),
@@ -36,28 +38,59 @@ pub async fn ensure(addresses: &[IpAddr]) -> Result<(), DeviceError> {
     }
 }
 
-async fn make(handle: &Handle, addresses: &[IpAddr]) -> Result<(), String> {
+/// Takes these addresses from the node again, if it has them. Needs a tokio runtime.
+///
+/// # Errors
+/// The kernel refuses.
+pub async fn remove(addresses: &[IpAddr]) -> Result<(), DeviceError> {
+    let error =
+        |reason: String| DeviceError { doing: "remove", addresses: list(addresses), reason };
+    let (connection, handle, _) = new_connection().map_err(|source| error(source.to_string()))?;
+    tokio::select! {
+        () = connection => Err(error("netlink ended".to_owned())),
+        done = unmake(&handle, addresses) => done.map_err(error),
+    }
+}
+
+async fn unmake(handle: &Handle, addresses: &[IpAddr]) -> Result<(), String> {
     let index = if_nametoindex(DEVICE).map_err(|error| error.to_string())?;
     for &address in addresses {
-        let whole = if address.is_ipv4() { 32 } else { 128 };
-        let mut add = handle.address().add(index, address, whole);
-        if address.is_ipv6() {
-            // Nobody else is there to have it.
-            add.message_mut().header.flags |= AddressHeaderFlags::Nodad;
-        }
-        unless_there(add.execute().await)?;
+        // The same message takes it away again.
+        let message = handle.address().add(index, address, whole(address)).message_mut().clone();
+        done_unless(handle.address().del(message).execute().await, Errno::EADDRNOTAVAIL)?;
     }
     Ok(())
 }
 
-fn unless_there(result: Result<(), rtnetlink::Error>) -> Result<(), String> {
+async fn make(handle: &Handle, addresses: &[IpAddr]) -> Result<Vec<IpAddr>, String> {
+    let index = if_nametoindex(DEVICE).map_err(|error| error.to_string())?;
+    let mut added = Vec::new();
+    for &address in addresses {
+        let mut add = handle.address().add(index, address, whole(address));
+        if address.is_ipv6() {
+            // Nobody else is there to have it.
+            add.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        }
+        if done_unless(add.execute().await, Errno::EEXIST)? {
+            added.push(address);
+        }
+    }
+    Ok(added)
+}
+
+const fn whole(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+/// Whether it was done; not if it was so already, which that error says.
+fn done_unless(result: Result<(), rtnetlink::Error>, already: Errno) -> Result<bool, String> {
     match result {
         Err(rtnetlink::Error::NetlinkError(message))
-            if message.to_io().raw_os_error() == Some(Errno::EEXIST as i32) =>
+            if message.to_io().raw_os_error() == Some(already as i32) =>
         {
-            Ok(())
+            Ok(false)
         }
-        other => other.map_err(|error| error.to_string()),
+        other => other.map(|()| true).map_err(|error| error.to_string()),
     }
 }
 

@@ -55,6 +55,8 @@ pub(super) struct Counters {
     strangers: Counter,
     dropped_short: Counter,
     dropped_response: Counter,
+    /// Questions that came before there were names, where others answer.
+    pub(super) silent: Counter,
     pub(super) socket_errors: Counter,
     /// Connections that were turned away or ended for taking too much.
     pub(super) connections_refused: Counter,

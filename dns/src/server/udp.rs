@@ -7,18 +7,22 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::batch::Batch;
 use super::clock::Stopwatch;
 use super::metrics::{Counters, Seen};
-use super::{ListenError, Shared};
+use super::{ListenError, Opened, Shared};
 use crate::message::Drop;
 use crate::respond::{Ask, Transport, respond};
+use crate::zone::Origin;
 
 /// What the kernel may hold while a worker is busy, as far as the system allows.
 const RECEIVE_BUFFER: usize = 1 << 20;
+/// Between two looks at whether there are names.
+const INTERVAL: Duration = Duration::from_millis(5);
 
 /// One thread that answers what one socket receives.
 #[derive(Debug)]
@@ -50,17 +54,16 @@ impl Worker {
     }
 
     /// Starts to answer.
-    pub(super) fn start(
-        name: String,
-        socket: Socket,
-        listen: SocketAddr,
-        shared: Arc<Shared>,
-    ) -> io::Result<Self> {
+    pub(super) fn start(name: String, opened: Opened, shared: Arc<Shared>) -> io::Result<Self> {
+        let Opened { socket, bound, led } = opened;
         let socket = Arc::new(socket);
         let own = Arc::clone(&socket);
         let counters = shared.metrics.worker();
         let thread = thread::Builder::new().name(name).spawn(move || {
-            let mut batch = Batch::new(listen.ip().is_unspecified());
+            let mut batch = Batch::new(bound.ip().is_unspecified());
+            if led {
+                stay_silent(&own, &shared, &counters, &mut batch);
+            }
             serve(&own, &shared, &counters, &mut batch);
         })?;
         Ok(Self { socket, thread })
@@ -86,6 +89,27 @@ fn wants_destination(socket: &Socket, listen: SocketAddr) -> io::Result<()> {
         SocketAddr::V6(_) => setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?,
     }
     Ok(())
+}
+
+/// Takes questions and drops them until there are names: whoever asks again is led to others, which
+/// a failure would keep libraries from.
+fn stay_silent(socket: &Socket, shared: &Shared, counters: &Counters, batch: &mut Batch) {
+    while shared.view.load().origin() == Origin::Nothing {
+        let patience = Some(INTERVAL);
+        if let Err(error) = socket.set_read_timeout(patience) {
+            tracing::debug!("answering before there are names: {error}");
+            return;
+        }
+        // Nothing within the interval is an error as well.
+        let n = batch.receive(socket.as_fd()).unwrap_or_default();
+        counters.silent.add(n as u64);
+        if shared.stopping.load(Ordering::Relaxed) {
+            break;
+        }
+    }
+    if let Err(error) = socket.set_read_timeout(None) {
+        tracing::debug!("waking up now and then: {error}");
+    }
 }
 
 fn serve(socket: &Socket, shared: &Shared, counters: &Counters, batch: &mut Batch) {

@@ -5,8 +5,8 @@ use crate::addr::Addr;
 /// Value of `DNS`, one for each family: whose questions the server of this node answers, and where.
 ///
 /// ```text
-///  0          16        32             34            36
-///  │ service  │ server  │ service_port │ server_port │ 0 │
+///  0          16        32             34            36            38
+///  │ service  │ server  │ service_port │ server_port │ packet_port │ fails_over │
 /// ```
 ///
 /// Changed only while `DNS_ALIVE` is empty. All zero is none.
@@ -21,8 +21,12 @@ pub struct OwnServer {
     pub service_port: u16,
     /// The server's port, network byte order.
     pub server_port: u16,
-    /// Zero.
-    pub pad: u32,
+    /// The server's port for what packet programs lead to it, network byte order: its answers from
+    /// there get the Service's address back, and need no memory of who asked. Zero is none.
+    pub packet_port: u16,
+    /// Not zero if the server's address is asked by nobody but this node: packets to it go to the
+    /// Service's endpoints while the server is dead.
+    pub fails_over: u16,
 }
 
 /// How many elements `DNS` has.

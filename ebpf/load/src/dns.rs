@@ -1,22 +1,30 @@
 //! This node's own DNS server, as the programs see it.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 
 pub use abi::addr::Addr;
 pub use abi::dns::{N_FAMILIES, OwnServer, family_index};
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, Map, MapData, MapError, SockMap};
 
-/// `DNS` and `DNS_ALIVE`.
+/// `DNS`, `DNS_CLIENTS` and `DNS_ALIVE`.
 pub struct OwnDns {
     servers: Array<MapData, OwnServer>,
+    clients: LpmTrie<MapData, Addr, u32>,
     alive: SockMap<MapData>,
 }
 
 impl OwnDns {
-    pub(crate) fn new(servers: MapData, alive: MapData) -> Result<Self, MapError> {
+    pub(crate) fn new(
+        servers: MapData,
+        clients: MapData,
+        alive: MapData,
+    ) -> Result<Self, MapError> {
         let servers = Map::Array(servers).try_into()?;
-        Ok(Self { servers, alive: Map::SockMap(alive).try_into()? })
+        let clients = Map::LpmTrie(clients).try_into()?;
+        Ok(Self { servers, clients, alive: Map::SockMap(alive).try_into()? })
     }
 
     /// Where questions go while the server lives: what this or a former process said.
@@ -37,6 +45,29 @@ impl OwnDns {
     /// The map cannot be written.
     pub fn set_servers(&mut self, servers: [OwnServer; N_FAMILIES]) -> Result<(), MapError> {
         (0..).zip(servers).try_for_each(|(idx, server)| self.servers.set(idx, server, 0))
+    }
+
+    /// Says whose packets are led there: those from these ranges, each an address and how many of its
+    /// bits count.
+    ///
+    /// # Errors
+    /// The map cannot be read or written.
+    pub fn set_clients(&mut self, ranges: &[(IpAddr, u8)]) -> Result<(), MapError> {
+        let key = |(ip, bits): &(IpAddr, u8)| {
+            let above = if ip.is_ipv4() { Addr::BITS - 32 } else { 0 };
+            Key::new(above + u32::from(*bits), Addr::from(*ip))
+        };
+        let desired: Vec<Key<Addr>> = ranges.iter().map(key).collect();
+        let is_same =
+            |a: &Key<Addr>, b: &Key<Addr>| a.prefix_len() == b.prefix_len() && a.data() == b.data();
+        let held: Vec<Key<Addr>> = self.clients.keys().collect::<Result<_, _>>()?;
+        for key in desired.iter().filter(|key| !held.iter().any(|other| is_same(key, other))) {
+            self.clients.insert(key, 1, 0)?;
+        }
+        for key in held.iter().filter(|key| !desired.iter().any(|other| is_same(key, other))) {
+            self.clients.remove(key)?;
+        }
+        Ok(())
     }
 
     /// From now on the server lives: until this UDP socket is closed, however that happens.

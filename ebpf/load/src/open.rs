@@ -271,19 +271,22 @@ impl Dataplane {
         Map::HashMap(data).try_into().map_err(|source| OpenError::Map { name: NAME, source })
     }
 
-    /// `DNS` and `DNS_ALIVE`, for whoever answers names on this node.
+    /// `DNS`, `DNS_CLIENTS` and `DNS_ALIVE`, for whoever answers names on this node.
     ///
     /// # Errors
     /// The object has no such maps, or there is no descriptor left.
     pub fn own_dns(&mut self) -> Result<OwnDns, OpenError> {
         let servers = self.owned("DNS")?;
+        let clients = self.owned("DNS_CLIENTS")?;
         let alive = self.owned("DNS_ALIVE")?;
-        OwnDns::new(servers, alive).map_err(|source| OpenError::Map { name: "DNS", source })
+        OwnDns::new(servers, clients, alive)
+            .map_err(|source| OpenError::Map { name: "DNS", source })
     }
 
     /// A map with a descriptor of its own.
     fn owned(&self, name: &'static str) -> Result<MapData, OpenError> {
-        let Some(Map::HashMap(data) | Map::Array(data) | Map::SockMap(data)) = self.ebpf.map(name)
+        let Some(Map::HashMap(data) | Map::Array(data) | Map::SockMap(data) | Map::LpmTrie(data)) =
+            self.ebpf.map(name)
         else {
             return Err(no_map(name));
         };

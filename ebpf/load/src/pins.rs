@@ -15,7 +15,7 @@ use nix::fcntl::{Flock, FlockArg};
 use thiserror::Error;
 
 /// Maps that are pinned, in the order in which they are.
-pub(crate) const MAPS: [&str; 22] = [
+pub(crate) const MAPS: [&str; 23] = [
     "NEW_NAMES",
     "NEW_FLOWS",
     "NAMES",
@@ -28,6 +28,7 @@ pub(crate) const MAPS: [&str; 22] = [
     "DROPS",
     "DNS",
     "DNS_ALIVE",
+    "DNS_CLIENTS",
     "AFFINITY",
     "ENDPOINT_COUNTS",
     "SERVICE_COUNTS",

@@ -18,7 +18,7 @@ use crate::choose::{
     Choice, Chosen, Client, Found, choose, content, find, head, is_in_ranges, is_local, rules,
     slot, still_serves,
 };
-use crate::dns::own_server;
+use crate::dns::{asks_for, own_server};
 use crate::itself::may_be_itself;
 use crate::maps::{NODE, UDP_PEERS, count, count_dropped, count_endpoint, count_refused, tell};
 use crate::peer::{Family, Peer};
@@ -156,6 +156,12 @@ pub(crate) fn reverse(ctx: &SockAddrContext, family: Family) -> i32 {
         && let Some(frontend) = frontend_of(socket, endpoint)
     {
         frontend.write(ctx, family);
+    } else if let Some(socket) = known(ctx)
+        && let Some(service) = asks_for(endpoint)
+        && flow_to(socket, service).is_some()
+    {
+        // An answer that comes after the question was asked elsewhere.
+        service.write(ctx, family);
     } else if is_connected_udp(ctx)
         && let Some(frontend) = connected_frontend(ctx, endpoint)
     {

@@ -15,6 +15,7 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_loop};
 use packet::tables::{Choice, Chosen, Found};
 
+use crate::dns::stands_for;
 use crate::maps::{
     ADDRESSES, AFFINITY, DEVICES, ENDPOINTS, FRONTENDS, NODE, PREFIXES, RANGES, SLOTS,
 };
@@ -32,6 +33,10 @@ pub(crate) fn find(address: &Addr, port: u16, protocol: u8) -> Found {
         // Nobody's, and where node ports stand.
         return Found::Stranger;
     }
+    let (address, port) = match stands_for(address, port) {
+        Some(own) => (&own.service, own.service_port),
+        None => (address, port),
+    };
     if let Some(slot) = slot(FrontendKey::new(*address, port, protocol)) {
         return Found::Frontend(slot);
     }

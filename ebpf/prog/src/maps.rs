@@ -71,6 +71,10 @@ pub(crate) static NODE: Array<Node, 1> = Array::new();
 #[btf_map]
 pub(crate) static DNS: Array<OwnServer, N_FAMILIES> = Array::new();
 
+/// Is this address one from which it is asked?
+#[btf_map]
+pub(crate) static DNS_CLIENTS: LpmTrie<Addr, u32, 64> = LpmTrie::new();
+
 /// Does that server live?
 #[btf_map]
 pub(crate) static DNS_ALIVE: SockMap<1> = SockMap::new();

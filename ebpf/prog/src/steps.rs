@@ -14,6 +14,7 @@ use packet::rewrite::End;
 use packet::tables::{Choice, Chosen, Stage};
 use packet::{decide, flow, icmp, parse, refuse, rewrite};
 
+use crate::dns;
 use crate::lead;
 use crate::skb::Skb;
 use crate::tables::Kernel;
@@ -98,6 +99,22 @@ step! {
     fn step_leaves(skb; made_here; ) {
         let Some(parsed) = scratch() else { return 0 };
         decide::known_leaves(&mut Skb(skb.0), &Kernel(skb), parsed, made_here != 0).0
+    }
+}
+
+step! {
+    /// Decides on a question to this node's own DNS server.
+    fn step_dns_arrives(skb; ; ) {
+        let Some(parsed) = scratch() else { return 0 };
+        dns::arrives(skb, parsed).0
+    }
+}
+
+step! {
+    /// The same of an answer.
+    fn step_dns_leaves(skb; ; ) {
+        let Some(parsed) = scratch() else { return 0 };
+        dns::leaves(skb, parsed).0
     }
 }
 
@@ -229,6 +246,16 @@ pub(crate) fn known_arrives(skb: Skb) -> Verdict {
 #[inline(always)]
 pub(crate) fn known_leaves(skb: Skb, made_here: bool) -> Verdict {
     Verdict(step_leaves(skb.0, u32::from(made_here)))
+}
+
+#[inline(always)]
+pub(crate) fn dns_arrives(skb: Skb) -> Verdict {
+    Verdict(step_dns_arrives(skb.0))
+}
+
+#[inline(always)]
+pub(crate) fn dns_leaves(skb: Skb) -> Verdict {
+    Verdict(step_dns_leaves(skb.0))
 }
 
 #[inline(always)]

@@ -29,6 +29,10 @@ pub(crate) fn ingress(ctx: *mut __sk_buff, l3: u32) -> i32 {
     if !steps::parse(skb, l3) {
         return NEXT;
     }
+    match steps::dns_arrives(skb) {
+        Verdict::UNKNOWN => {}
+        verdict => return go(verdict),
+    }
     let Some(parsed) = scratch() else { return NEXT };
     match decide::arrives(&mut Skb(ctx), &Kernel(skb), parsed) {
         Verdict::ANSWER => redirect(skb.device(), 0),
@@ -42,6 +46,12 @@ pub(crate) fn egress(ctx: *mut __sk_buff, l3: u32) -> i32 {
     let skb = Skb(ctx);
     if !steps::parse(skb, l3) {
         return NEXT;
+    }
+    if skb.is_made_here() {
+        match steps::dns_leaves(skb) {
+            Verdict::UNKNOWN => {}
+            verdict => return go(verdict),
+        }
     }
     let Some(parsed) = scratch() else { return NEXT };
     match decide::leaves(&mut Skb(ctx), &Kernel(skb), parsed, skb.is_made_here()) {

@@ -18,12 +18,14 @@ use model::name::Family;
 
 mod element;
 mod generation;
+mod own_dns;
 mod program;
 mod read;
 mod rules;
 mod sets;
 mod table;
 
+pub use own_dns::{OwnDnsRules, OwnDnsRulesError, OwnServer};
 use program::NftError;
 use table::Table;
 

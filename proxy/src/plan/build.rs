@@ -21,6 +21,9 @@ use crate::plan::{
 };
 use crate::select::{Place, Policies, Selection, select};
 
+/// Namespace and name of the cluster's DNS, everywhere.
+const CLUSTER_DNS: (&str, &str) = ("kube-system", "kube-dns");
+
 /// What a Service's part of the plan depends on besides the Service: the node.
 pub(crate) struct Context<'a> {
     pub(crate) config: &'a NodeConfig,
@@ -72,6 +75,20 @@ impl Context<'_> {
             external_local: service.external_traffic_policy == TrafficPolicy::Local,
             externally_accessible: has_addresses || port.node_port != 0,
         }
+    }
+
+    /// Whether a Service's endpoints on this node are left out: it is the cluster's DNS, which this
+    /// node answers itself while it can, and somebody else is there.
+    fn asks_others(
+        &self,
+        service: &Service,
+        policies: &Policies,
+        endpoints: &[&MergedEndpoint],
+    ) -> bool {
+        self.config.answers_names
+            && (&*service.name.namespace, &*service.name.name) == CLUSTER_DNS
+            && !policies.use_local()
+            && endpoints.iter().any(|endpoint| !endpoint.local && endpoint.conditions.ready)
     }
 
     /// The addresses of one kind and family that are served, ordered.
@@ -201,9 +218,12 @@ impl<'a> ServiceBuild<'a> {
     }
 
     fn port(&mut self, family: Family, port: &'a ServicePort) -> PortBuild<'a> {
-        let endpoints: Vec<&MergedEndpoint> =
-            self.state.endpoints.of(&port.name, port.protocol, family).collect();
         let policies = self.context.policies(self.service, port, family);
+        let mut endpoints: Vec<&MergedEndpoint> =
+            self.state.endpoints.of(&port.name, port.protocol, family).collect();
+        if self.context.asks_others(self.service, &policies, &endpoints) {
+            endpoints.retain(|endpoint| !endpoint.local);
+        }
         let selection = select(&endpoints, &policies, self.context.place());
         self.count(family, &endpoints, &policies, &selection);
         let sets = Sets {

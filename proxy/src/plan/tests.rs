@@ -287,3 +287,28 @@ fn a_plan_prints_every_route_with_who_takes_it() {
           Service shop/zoo: spec.externalIPs: 203.0.113.1:80/tcp is already served for Service shop/web (external-ip); remove it from one of the two
     "#]].assert_eq(&text);
 }
+
+#[test]
+fn a_node_that_answers_names_asks_the_cluster_dns_of_other_nodes_while_there_are_any() {
+    let serving = |nodes: &[&str]| {
+        let mut cluster = Cluster::new("node-a");
+        let mut dns = service("kube-dns", "10.96.0.10");
+        dns.name = NamespacedName::new("kube-system", "kube-dns");
+        cluster.apply(Change::Service(Arc::new(dns)));
+        let addresses: Vec<String> = (1..=nodes.len()).map(|n| format!("172.18.0.{n}")).collect();
+        let texts: Vec<&str> = addresses.iter().map(String::as_str).collect();
+        let mut slice = slice("kube-dns", &texts);
+        slice.name = NamespacedName::new("kube-system", "kube-dns-1");
+        slice.service = NamespacedName::new("kube-system", "kube-dns");
+        for (endpoint, node) in slice.endpoints.iter_mut().zip(nodes) {
+            endpoint.node_name = Some((*node).into());
+        }
+        cluster.apply(Change::Slice(Arc::new(slice)));
+        let config = NodeConfig { answers_names: true, ..NodeConfig::new("node-a") };
+        plan(&cluster.snapshot(), &config).to_string()
+    };
+    let both = serving(&["node-a", "node-b"]);
+    assert!(both.contains("172.18.0.2:") && !both.contains("172.18.0.1:"), "{both}");
+    let alone = serving(&["node-a"]);
+    assert!(alone.contains("172.18.0.1:"), "better than nobody: {alone}");
+}

@@ -1,16 +1,24 @@
 //! Names as stock clients ask for them, from inside pods whose resolv.conf is that of `ClusterFirst`.
 
+#[path = "names/alive.rs"]
+mod alive;
+#[path = "names/packets.rs"]
+mod packets;
+
 use std::{
     fs,
+    net::IpAddr,
     path::{Path, PathBuf},
     process::Output,
 };
 
-use sandbox::{Pod, traffic::Protocol};
+use sandbox::{Launch, Pod, traffic::Protocol};
 use tests::cluster::{Cluster, Node, Web, eventually};
 
 /// Where the pods send their questions: the cluster IP of kube-system/kube-dns.
 const CLUSTER_DNS: &str = "10.96.0.10";
+/// The same over IPv6.
+const CLUSTER_DNS_V6: &str = "fd00:10:96::a";
 
 /// A node that answers names behind the kube-dns Service, and a pod that asks.
 struct Stage {
@@ -25,9 +33,8 @@ impl Stage {
         let cluster = Cluster::new();
         let mut node = cluster.node("node-a");
         let client = node.pod("client");
-        let address = node.node().addresses().v4;
-        cluster.folder().write("kube-dns", &kube_dns(&[address])).unwrap();
-        node.start_names_with(&[&format!("--listen={address}:53")]);
+        cluster.folder().write("kube-dns", &kube_dns(&[&node])).unwrap();
+        start(&mut node, &[]);
         let resolv_conf = cluster.dir().join("resolv.conf");
         let text = format!(
             "nameserver {CLUSTER_DNS}\nsearch default.svc.cluster.local svc.cluster.local \
@@ -39,9 +46,7 @@ impl Stage {
 
     /// Runs a shell's words in the pod, with its own resolv.conf.
     fn run(&self, words: &str) -> Output {
-        let script = format!("mount --bind \"$0\" /etc/resolv.conf && {words}");
-        let launch = self.client.command("unshare").args(["--mount", "sh", "-c", &script]);
-        launch.arg(&self.resolv_conf).output().unwrap()
+        shell(self.client.command("unshare"), &self.resolv_conf, words).output().unwrap()
     }
 
     /// A program of twenty lines of C that asks through musl's `getaddrinfo`.
@@ -65,21 +70,49 @@ impl Stage {
     }
 }
 
-/// The Service of the cluster's DNS, with these endpoints.
-fn kube_dns(addresses: &[std::net::Ipv4Addr]) -> String {
-    let endpoints: String = addresses
-        .iter()
-        .map(|ip| format!("- {{addresses: [{ip}], conditions: {{ready: true}}}}\n"))
-        .collect();
-    format!(
+/// A shell's words with a resolv.conf of their own.
+fn shell(unshare: Launch, resolv_conf: &Path, words: &str) -> Launch {
+    let script = format!("mount --bind \"$0\" /etc/resolv.conf && {words}");
+    unshare.args(["--mount", "sh", "-c", &script]).arg(resolv_conf)
+}
+
+/// The Service of the cluster's DNS, in both families, served by these nodes.
+fn kube_dns(nodes: &[&Node]) -> String {
+    let mut text = format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{name: kube-dns, namespace: kube-system}}\n\
-         spec:\n  clusterIP: {CLUSTER_DNS}\n  ports:\n\
-         \x20 - {{name: dns, port: 53, protocol: UDP}}\n  - {{name: dns-tcp, port: 53, protocol: TCP}}\n---\n\
-         apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: kube-dns-1, \
-         namespace: kube-system, labels: {{kubernetes.io/service-name: kube-dns}}}}\n\
-         addressType: IPv4\nports:\n- {{name: dns, port: 53, protocol: UDP}}\n\
-         - {{name: dns-tcp, port: 53, protocol: TCP}}\nendpoints:\n{endpoints}"
-    )
+         spec:\n  clusterIP: {CLUSTER_DNS}\n  clusterIPs: [{CLUSTER_DNS}, '{CLUSTER_DNS_V6}']\n\
+         \x20 ipFamilies: [IPv4, IPv6]\n  ports:\n\
+         \x20 - {{name: dns, port: 53, protocol: UDP}}\n  - {{name: dns-tcp, port: 53, protocol: TCP}}\n"
+    );
+    for (idx, family) in ["IPv4", "IPv6"].into_iter().enumerate() {
+        text += &format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: \
+             kube-dns-{idx}, namespace: kube-system, labels: {{kubernetes.io/service-name: \
+             kube-dns}}}}\naddressType: {family}\nports:\n- {{name: dns, port: 53, protocol: UDP}}\n\
+             - {{name: dns-tcp, port: 53, protocol: TCP}}\nendpoints:\n"
+        );
+        for node in nodes {
+            let (both, name) = (node.node().addresses().both(), node.node().name());
+            let address = both.get(idx).unwrap();
+            text += &format!(
+                "- {{addresses: ['{address}'], conditions: {{ready: true}}, nodeName: {name}}}\n"
+            );
+        }
+    }
+    text
+}
+
+/// Where a node's server listens for everybody.
+fn listen(node: &Node) -> Vec<String> {
+    let address = |ip: IpAddr| format!("--listen={}", std::net::SocketAddr::new(ip, 53));
+    node.node().addresses().both().map(address).into()
+}
+
+/// Starts a node that answers names, with more arguments.
+fn start(node: &mut Node, more: &[&str]) {
+    let listen = listen(node);
+    let args: Vec<&str> = listen.iter().map(String::as_str).chain(more.iter().copied()).collect();
+    node.start_names_with(&args);
 }
 
 /// A headless Service of a `StatefulSet` with so many pods, `db-0` and on, at 10.250.0.1 and on.
@@ -174,54 +207,4 @@ fn an_init_container_waits_for_a_service_that_appears() {
     eventually("it goes on", || waiting.try_wait().unwrap().is_some_and(|it| it.success()));
     let log = fs::read_to_string(&log).unwrap();
     assert!(log.contains(&format!("Address: {}", web.v4().ip())), "{log}");
-}
-
-/// Where a node asks itself.
-const LINK_LOCAL: &str = "169.254.20.53";
-
-#[test]
-fn a_node_answers_itself_while_its_server_lives_and_others_do_once_it_is_killed() {
-    let mut stage = Stage::new();
-    let there = stage.node.node().addresses().v4.to_string();
-    let mut here = stage.cluster.node("node-b");
-    let client = std::mem::replace(&mut stage.client, here.pod("client-b"));
-    drop(client);
-    let web = stage.cluster.service("web", &[]);
-    here.start_names_with(&["--link-local", LINK_LOCAL]);
-    // The name of whoever answers leads to where it listens.
-    let who = "dig +short +tries=1 ns.dns.cluster.local";
-    eventually("the node's own server is asked", || stage.says(who).trim() == LINK_LOCAL);
-
-    // getaddrinfo, again and again, through a kill and a start.
-    let log = stage.cluster.dir().join("asking");
-    let script = format!(
-        "mount --bind {} /etc/resolv.conf; while :; do getent ahostsv4 web || echo failed; done \
-         >> {}",
-        stage.resolv_conf.display(),
-        log.display()
-    );
-    let mut asking =
-        stage.client.command("unshare").args(["--mount", "sh", "-c", &script]).spawn().unwrap();
-    let lines = || fs::read_to_string(&log).unwrap_or_default().lines().count();
-    for _ in 0..3 {
-        let before = lines();
-        eventually("names are asked for", || lines() > before + 20);
-        here.kill_proxy();
-        assert_eq!(stage.says(who).trim(), there, "the endpoints of the Service, at once");
-        assert_eq!(stage.says(&format!("{who} +tcp")).trim(), there);
-        let before = lines();
-        eventually("names are asked for", || lines() > before + 20);
-        here.start_names_with(&["--link-local", LINK_LOCAL]);
-        eventually("the node's own server is asked", || stage.says(who).trim() == LINK_LOCAL);
-        assert_eq!(stage.says(&format!("{who} +tcp")).trim(), LINK_LOCAL);
-    }
-    // An end in good order leads questions away first.
-    here.stop_proxy();
-    assert_eq!(stage.says(who).trim(), there);
-    asking.kill().unwrap();
-    let answers = fs::read_to_string(&log).unwrap();
-    let ip = web.v4().ip().to_string();
-    let other: Vec<&str> = answers.lines().filter(|line| !line.contains(&ip)).collect();
-    // The one that was under way at each kill may fail; nobody else does.
-    assert!(other.len() <= 3 && other.iter().all(|line| *line == "failed"), "{other:?}");
 }

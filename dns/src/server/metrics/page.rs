@@ -61,6 +61,8 @@ impl Page<'_> {
         self.sample(name, "reason=\"short\"", short)?;
         let responses = self.sum(|it| &it.dropped_response);
         self.sample(name, "reason=\"response\"", responses)?;
+        let early = self.sum(|it| &it.silent);
+        self.sample(name, "reason=\"early\"", early)?;
         let name = "fairlead_dns_views_total";
         self.head(name, "counter", "Changes of the cluster that answers took up.")?;
         self.sample(name, "", metrics.views.get())?;
