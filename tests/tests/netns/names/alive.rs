@@ -36,6 +36,10 @@ impl Pair {
     pub(super) fn new(more: &[&str]) -> Self {
         let cluster = Cluster::new();
         let mut there = cluster.node("node-a");
+        // Whoever else is busy on this machine is not what is measured; processes inherit it.
+        let me = nix::unistd::gettid().to_string();
+        let renice = there.node().command("renice").args(["-n", "-15", "-p", &me]);
+        assert!(renice.output().unwrap().status.success(), "priorities can be set");
         let mut here = cluster.node("node-b");
         let pod = here.pod("client");
         cluster.folder().write("kube-dns", &kube_dns(&[&there, &here])).unwrap();
