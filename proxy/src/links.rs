@@ -3,9 +3,11 @@
 //! From state, never from events: whatever the kernel tells of, all devices are read again.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use load::devices::Port;
@@ -16,6 +18,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
+use nix::sched::{CloneFlags, setns};
 use tracing::warn;
 
 use crate::backend::ebpf::Packets;
@@ -143,6 +146,26 @@ fn is_port(link: &Link, links: &BTreeMap<u32, Link>) -> bool {
             | LinkLayerType::Rawip
     );
     carries_ip && !below_bond && !untouched
+}
+
+/// The name and kind of a device, in the network namespace of a process, that hands packets to the
+/// device below it without passing the node: no program meets them.
+///
+/// # Errors
+/// The process has ended, or this one may not look into its namespace.
+pub fn bypass(pid: u32) -> io::Result<Option<(String, String)>> {
+    let enter = || {
+        setns(File::open(format!("/proc/{pid}/ns/net"))?, CloneFlags::CLONE_NEWNET)?;
+        links()
+    };
+    // Entering a namespace is for the life of a thread.
+    let links = thread::scope(|scope| scope.spawn(enter).join())
+        .map_err(|_| io::Error::other("the thread that looks has panicked"))??;
+    let mut kinds = links.into_values().filter_map(|link| Some((link.name, link.kind?)));
+    let found = kinds.find(|(_, kind)| {
+        matches!(kind, InfoKind::MacVlan | InfoKind::MacVtap | InfoKind::IpVlan | InfoKind::IpVtap)
+    });
+    Ok(found.map(|(name, kind)| (name, kind.to_string())))
 }
 
 fn links() -> io::Result<BTreeMap<u32, Link>> {

@@ -10,6 +10,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
+use crate::links;
 use crate::plan::{Plan, Target};
 
 /// One process of a pod, and where it was found.
@@ -53,8 +54,10 @@ pub fn check(plan: &Plan, cgroup: &Path) -> Result<(), String> {
     let Ok(below) = named.strip_prefix(&root) else { return Ok(()) };
     let below = Path::new("/").join(below);
 
+    let pods = pods(&local);
+    warn_of_bypasses(&pods);
     let (inside, outside): (Vec<_>, Vec<_>) =
-        pods(&local).into_iter().partition(|pod| pod.cgroup.starts_with(&below));
+        pods.into_iter().partition(|pod| pod.cgroup.starts_with(&below));
     for pod in &outside {
         tracing::warn!(
             address = %pod.address,
@@ -66,6 +69,22 @@ pub fn check(plan: &Plan, cgroup: &Path) -> Result<(), String> {
     match outside.first() {
         Some(pod) if inside.is_empty() => Err(refusal(cgroup, &root, pod)),
         _ => Ok(()),
+    }
+}
+
+/// Names the pods whose packets no program meets: only what sockets can do is done for them.
+fn warn_of_bypasses(pods: &[PodProcess]) {
+    for pod in pods {
+        // A process that has ended meanwhile is none of a pod's.
+        let Ok(Some((device, kind))) = links::bypass(pod.pid) else { continue };
+        tracing::warn!(
+            address = %pod.address,
+            device,
+            "a pod is behind a {kind} device, whose packets do not pass this node: what is done at \
+             its sockets works, that is TCP and UDP to cluster IPs of Services that do not lead to \
+             the pod itself; node ports, load balancer and external addresses, SCTP and \
+             --masquerade-all do not; connect the pod by a veth if it needs those"
+        );
     }
 }
 

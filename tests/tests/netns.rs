@@ -15,6 +15,8 @@ mod hairpin;
 mod leftovers;
 #[path = "netns/loadtest.rs"]
 mod loadtest_itself;
+#[path = "netns/macvlan.rs"]
+mod macvlan;
 #[path = "netns/names.rs"]
 mod names;
 #[path = "netns/nftables.rs"]

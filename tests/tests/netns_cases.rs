@@ -11,7 +11,8 @@
 //! has them, a real `fairlead proxy` on node-a, and in every namespace an actor that begins
 //! connections and tells of each one that arrives. What must arrive is waited for; what must not
 //! is shown by others that arrive after it (`play`, `judge`). What a mode cannot be shown to do
-//! with packets is named in `mode`, counted and printed.
+//! with packets is named in `mode`, counted and printed. The core of the files is played with pods
+//! that are connected otherwise, too (`layout`).
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -28,6 +29,8 @@ use tests::case::{Case, Step};
 mod crew;
 #[path = "netns_cases/judge.rs"]
 mod judge;
+#[path = "netns_cases/layout.rs"]
+mod layout;
 #[path = "netns_cases/mode.rs"]
 mod mode;
 #[path = "netns_cases/play.rs"]
@@ -42,7 +45,9 @@ fn main() {
         for path in case_files() {
             let mode = mode.clone();
             let case = Case::read(&path).unwrap_or_else(|error| panic!("{error}"));
-            if !case.steps.iter().any(|step| matches!(step, Step::Packets(_))) {
+            if !mode.plays(&case.name)
+                || !case.steps.iter().any(|step| matches!(step, Step::Packets(_)))
+            {
                 continue;
             }
             let name = format!("{}::{}", mode.name, case.name.trim_end_matches(".txt"));

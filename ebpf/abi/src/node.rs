@@ -33,6 +33,8 @@ impl Node {
     pub const SOCKETS_PODS: u64 = 1 << 5;
     /// The node's own sockets may not be bound to node ports.
     pub const PROTECT_NODE_PORTS: u64 = 1 << 6;
+    /// Packets are translated at the node's devices.
+    pub const PACKETS: u64 = 1 << 7;
 
     /// Whether pods are told from other sources in the family of an address.
     #[inline(always)]

@@ -254,7 +254,7 @@ fn led(ctx: &SockAddrContext, call: &Call) -> Led {
         if rules.has_ranges() && !is_in_ranges(slot, ip) {
             return Led::Nowhere(Counter::OutsideRanges, rules.service());
         }
-    } else if needs_packet(ctx, call, entry, source) {
+    } else if needs_packet(ctx, call, node, entry, source) {
         count(Counter::LeftToPackets);
         return Led::Elsewhere;
     }
@@ -264,7 +264,13 @@ fn led(ctx: &SockAddrContext, call: &Call) -> Led {
 /// Whether what becomes of a pod's call shows only once there is a packet: its source is compared, or
 /// is rewritten, or decides who serves.
 #[inline(always)]
-fn needs_packet(ctx: &SockAddrContext, call: &Call, slot: *const Slot, source: Source) -> bool {
+fn needs_packet(
+    ctx: &SockAddrContext,
+    call: &Call,
+    node: &Node,
+    slot: *const Slot,
+    source: Source,
+) -> bool {
     let head_of = |source| head(slot, source).with_masquerade(false);
     let head = head(slot, source);
     // Which pods are this node's the packet tells, by its address or by where it arrives.
@@ -272,7 +278,7 @@ fn needs_packet(ctx: &SockAddrContext, call: &Call, slot: *const Slot, source: S
     rules(slot).has_ranges()
         || head.masquerade()
         || source == Source::Pod && depends
-        || may_be_itself(ctx, call.family, call.protocol, head)
+        || node.flags & Node::PACKETS != 0 && may_be_itself(ctx, call.family, call.protocol, head)
 }
 
 /// What holds for the node.

@@ -173,7 +173,8 @@ impl Backend for Ebpf {
     fn prepare(&mut self) -> Result<Actual, PrepareError> {
         let dataplane = Dataplane::open(&self.config)
             .map_err(|error| PrepareError { doing: error.to_string(), source: None })?;
-        let opened = Opened::adopt(dataplane, self.sockets.flags())?;
+        let packets = if self.packets_too { Node::PACKETS } else { 0 };
+        let opened = Opened::adopt(dataplane, self.sockets.flags() | packets)?;
         let frontends = opened
             .programmed
             .keys()

@@ -139,10 +139,9 @@ impl Scene<'_> {
             (Outcome::NotOurs, Some((place, arrival))) => {
                 if arrival.to != self.to || place != self.place.owner(self.to.ip()) {
                     Some(format!("arrived at {place} for {}", stage::shown(arrival.to)))
-                } else if arrival.from.ip() != self.from.ip() {
-                    Some(format!("arrived from {}", arrival.from))
                 } else {
-                    None
+                    let to = arrival.to.ip();
+                    self.wrong_source(arrival.from.ip(), self.place.masquerades(self.from.ip(), to))
                 }
             }
             (Outcome::Endpoints { set, masquerade, .. }, Some((place, arrival))) => {
@@ -153,7 +152,7 @@ impl Scene<'_> {
                     Masquerade::No => false,
                     Masquerade::Yes => true,
                     Masquerade::IfItself => arrival.to.ip() == self.from.ip(),
-                };
+                } || self.place.masquerades(self.from.ip(), arrival.to.ip());
                 self.wrong_source(arrival.from.ip(), rewritten).or_else(|| {
                     (self.hears(arrival.to) && answer.is_none())
                         .then(|| format!("reached {}, whose answer got lost", arrival.to))

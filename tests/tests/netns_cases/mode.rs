@@ -8,6 +8,8 @@ use model::name::Family;
 use tests::case::Expectation;
 use tests::stage;
 
+use crate::layout::Layout;
+
 /// A dataplane under test.
 #[derive(Clone, Debug)]
 pub(crate) struct Mode {
@@ -17,14 +19,34 @@ pub(crate) struct Mode {
     pub(crate) backend: String,
     /// What the proxy is told.
     pub(crate) args: Vec<String>,
+    /// How pods are connected.
+    pub(crate) layout: Layout,
 }
 
-/// Name, then what the proxy is told.
-const MODES: [(&str, &str); 4] = [
-    ("nftables", "--proxy-mode=nftables"),
-    ("ebpf", "--proxy-mode=ebpf"),
-    ("ebpf-host", "--proxy-mode=ebpf --socket-lb=host"),
-    ("ebpf-packets", "--proxy-mode=ebpf --socket-lb=off"),
+/// Name, then what the proxy is told, then how pods are connected.
+const MODES: [(&str, &str, Layout); 10] = [
+    ("nftables", "--proxy-mode=nftables", Layout::Routed),
+    ("ebpf", "--proxy-mode=ebpf", Layout::Routed),
+    ("ebpf-host", "--proxy-mode=ebpf --socket-lb=host", Layout::Routed),
+    ("ebpf-packets", PACKETS, Layout::Routed),
+    ("ebpf-bridge", "--proxy-mode=ebpf", Layout::Bridge),
+    ("ebpf-packets-bridge", PACKETS, Layout::Bridge),
+    ("ebpf-vxlan", "--proxy-mode=ebpf", Layout::Vxlan),
+    ("ebpf-packets-vxlan", PACKETS, Layout::Vxlan),
+    ("ebpf-masquerade", "--proxy-mode=ebpf", Layout::Masquerade),
+    ("ebpf-packets-masquerade", PACKETS, Layout::Masquerade),
+];
+
+const PACKETS: &str = "--proxy-mode=ebpf --socket-lb=off";
+
+/// What is played however pods are connected.
+const CORE: [&str; 6] = [
+    "2.1-cluster-ip.txt",
+    "2.1-hairpin.txt",
+    "2.1-protocols.txt",
+    "2.3-external-traffic-policy.txt",
+    "2.5-endpoints-elsewhere.txt",
+    "2.6-no-endpoints.txt",
 ];
 
 /// What cannot be shown: file, source, destination (each may be empty: any), and why.
@@ -48,18 +70,23 @@ pub(crate) fn modes() -> Vec<Mode> {
     match env::var("CASE_MODE") {
         Ok(text) => {
             let (name, args) = text.split_once('=').expect("CASE_MODE is NAME=ARGUMENTS");
-            vec![Mode::new(name, args)]
+            vec![Mode::new(name, args, Layout::Routed)]
         }
-        Err(_) => MODES.iter().map(|(name, args)| Mode::new(name, args)).collect(),
+        Err(_) => MODES.iter().map(|(name, args, layout)| Mode::new(name, args, *layout)).collect(),
     }
 }
 
 impl Mode {
-    fn new(name: &str, args: &str) -> Self {
+    fn new(name: &str, args: &str, layout: Layout) -> Self {
         let args: Vec<String> = args.split_whitespace().map(str::to_owned).collect();
         let backend = args.iter().find_map(|arg| arg.strip_prefix("--proxy-mode="));
         let backend = backend.expect("a mode names its --proxy-mode").to_owned();
-        Self { name: name.to_owned(), backend, args }
+        Self { name: name.to_owned(), backend, args, layout }
+    }
+
+    /// Whether a file is played in this mode.
+    pub(crate) fn plays(&self, file: &str) -> bool {
+        self.layout == Layout::Routed || CORE.contains(&file)
     }
 
     /// Whether the node's own sockets are translated.

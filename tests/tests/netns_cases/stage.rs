@@ -16,7 +16,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -31,6 +31,7 @@ use tests::cluster::{self, SOON};
 use tests::stage;
 
 use crate::crew::Crew;
+use crate::layout::Layout;
 use crate::mode::Mode;
 
 /// Stages that this process has set.
@@ -48,6 +49,7 @@ pub(crate) struct Stage {
     log: PathBuf,
     n_steps: usize,
     host: BTreeSet<IpAddr>,
+    layout: Layout,
     wire: Node,
     sides: BTreeMap<String, Pod>,
     _pods: Vec<Pod>,
@@ -68,6 +70,7 @@ impl Stage {
         let [node, far, client, stranger, world, wire] = &*nodes else { panic!("six nodes") };
         let mut pods: Vec<Pod> = ["a1", "a2", "a3"].map(|name| node.pod(name).unwrap()).into();
         pods.extend(["b1", "b2", "b3"].map(|name| far.pod(name).unwrap()));
+        mode.layout.arrange(node, far, &pods);
         let actor = actor_path();
         let mut crew = Crew::default();
         for node in &nodes {
@@ -126,6 +129,7 @@ impl Stage {
             log,
             n_steps: 0,
             host: BTreeSet::new(),
+            layout: mode.layout,
             wire: wire.clone(),
             sides,
             _pods: pods,
@@ -174,6 +178,12 @@ impl Stage {
     /// The addresses that a masqueraded packet may have: the node's, loopback aside.
     pub(crate) fn is_masqueraded(&self, address: IpAddr) -> bool {
         stage::host().chain(GATEWAYS).any(|other| other == address) || self.host.contains(&address)
+    }
+
+    /// Whether netfilter masquerades what one of node-a's pods sends there.
+    pub(crate) fn masquerades(&self, from: IpAddr, to: IpAddr) -> bool {
+        // What is for the node itself is not forwarded.
+        self.layout.masquerades(from, to) && self.owner(to) != "node-a"
     }
 
     /// Who has an address, as a packet finds it that passes node-a.
@@ -305,8 +315,12 @@ pub(crate) struct Standing {
     before: Option<String>,
 }
 
-/// The node's ends of its pods' links.
-const GATEWAYS: [IpAddr; 1] = [IpAddr::V4(std::net::Ipv4Addr::new(10, 244, 1, 1))];
+/// The node's ends of its pods' links, and of a tunnel to other nodes.
+const GATEWAYS: [IpAddr; 3] = [
+    IpAddr::V4(Ipv4Addr::new(10, 244, 1, 1)),
+    IpAddr::V4(Ipv4Addr::new(10, 244, 1, 0)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x244, 1, 0, 0, 0, 1)),
+];
 
 /// Answers are not rationed, nobody is told of shorter ways, and no way back is asked for.
 fn set_sysctls(netns: &Netns) {
@@ -365,10 +379,11 @@ fn route(ip: Launch, command: &str) {
     run(ip, &format!("route {command}"));
 }
 
-fn run(ip: Launch, command: &str) -> String {
+/// Runs a program of the node's or a pod's network.
+pub(crate) fn run(ip: Launch, command: &str) -> String {
     let output = ip.args(command.split_whitespace()).output().unwrap();
     let words = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "ip {command}: {words}");
+    assert!(output.status.success(), "{command}: {words}");
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
