@@ -160,7 +160,7 @@ pub fn bypass(pid: u32) -> io::Result<Option<(String, String)>> {
     };
     // Entering a namespace is for the life of a thread.
     let links = thread::scope(|scope| scope.spawn(enter).join())
-        .map_err(|_| io::Error::other("the thread that looks has panicked"))??;
+        .unwrap_or_else(|_panic| Err(io::Error::other("the thread that looks has panicked")))?;
     let mut kinds = links.into_values().filter_map(|link| Some((link.name, link.kind?)));
     let found = kinds.find(|(_, kind)| {
         matches!(kind, InfoKind::MacVlan | InfoKind::MacVtap | InfoKind::IpVlan | InfoKind::IpVtap)
