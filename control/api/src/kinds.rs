@@ -37,6 +37,8 @@ pub(crate) struct Kind {
     pub(crate) subresources: &'static [Subresource],
     /// Fields that field selectors may name, besides the name and namespace.
     pub(crate) selectable: &'static [&'static str],
+    /// A label by whose value lists are so common that there is an index of it.
+    pub(crate) indexed: Option<&'static str>,
     /// Why a name is not one for this kind.
     pub(crate) name_rule: fn(&str) -> Option<&'static str>,
     /// Reads the object as its type and writes it back: checks types, drops unknown fields.
@@ -195,6 +197,7 @@ const fn row(
         namespaced: true,
         subresources: &[],
         selectable: &[],
+        indexed: None,
         name_rule: names::dns_subdomain,
         decode,
         defaults: &[],

@@ -69,6 +69,16 @@ impl LabelSelector {
         self.0.is_empty()
     }
 
+    /// The one value that a label must have, if it must.
+    pub(crate) fn exactly(&self, key: &str) -> Option<&str> {
+        self.0.iter().find_map(|requirement| match &requirement.test {
+            Test::In(values) if requirement.key == key && values.len() == 1 => {
+                values.first().map(String::as_str)
+            }
+            _ => None,
+        })
+    }
+
     pub(crate) fn matches(&self, object: &Object) -> bool {
         self.matches_labels(|key| object.label(key))
     }

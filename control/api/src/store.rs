@@ -9,7 +9,7 @@ mod disk;
 mod history;
 mod writer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
@@ -77,11 +77,16 @@ struct Shared {
 /// Namespace and name, as the objects of one kind are ordered.
 pub(crate) type ObjectName = (Arc<str>, Arc<str>);
 
+/// Namespace, the value of the indexed label, name.
+type Labelled = (Arc<str>, Box<str>, Arc<str>);
+
 /// Everything that is committed, at one revision.
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) revision: u64,
     objects: Vec<BTreeMap<ObjectName, Arc<Object>>>,
+    /// Of the kinds that have an indexed label.
+    by_label: Vec<BTreeSet<Labelled>>,
     history: History,
 }
 
@@ -132,6 +137,7 @@ impl State {
         Self {
             revision: 0,
             objects: KINDS.iter().map(|_| BTreeMap::new()).collect(),
+            by_label: KINDS.iter().map(|_| BTreeSet::new()).collect(),
             history: History::default(),
         }
     }
@@ -155,6 +161,23 @@ impl State {
         let of_kind =
             self.objects.get(kind).into_iter().flat_map(move |map| map.range(first.clone()..));
         of_kind.take_while(move |((ns, _), _)| namespace.is_none_or(|wanted| wanted == &**ns))
+    }
+
+    /// The objects of a namespace whose indexed label has this value.
+    pub(crate) fn labelled<'a>(
+        &'a self,
+        kind: usize,
+        namespace: &'a str,
+        value: &'a str,
+    ) -> impl Iterator<Item = (&'a ObjectName, &'a Arc<Object>)> {
+        let first = (namespace.into(), value.into(), "".into());
+        let of_kind =
+            self.by_label.get(kind).into_iter().flat_map(move |set| set.range(first.clone()..));
+        of_kind
+            .take_while(move |(ns, label, _)| (&**ns, &**label) == (namespace, value))
+            .filter_map(move |(ns, _, name)| {
+                self.objects.get(kind)?.get_key_value(&(Arc::clone(ns), Arc::clone(name)))
+            })
     }
 
     /// The objects of a kind as they were at an earlier revision that history still reaches.
@@ -184,6 +207,7 @@ impl State {
     /// Takes up one committed change.
     fn apply(&mut self, event: Event) {
         self.revision = event.object.revision;
+        self.index(&event);
         let name = (Arc::clone(&event.key.namespace), Arc::clone(&event.key.name));
         if let Some(objects) = self.objects.get_mut(event.key.kind) {
             if event.deleted {
@@ -193,6 +217,21 @@ impl State {
             }
         }
         self.history.push(event);
+    }
+
+    fn index(&mut self, event: &Event) {
+        let Some(label) = KINDS.get(event.key.kind).and_then(|kind| kind.indexed) else { return };
+        let Some(by_label) = self.by_label.get_mut(event.key.kind) else { return };
+        let entry = |object: &Object| {
+            let (namespace, name) = (Arc::clone(&event.key.namespace), Arc::clone(&event.key.name));
+            object.label(label).map(|value| (namespace, value.into(), name))
+        };
+        if let Some(old) = event.previous.as_deref().and_then(entry) {
+            by_label.remove(&old);
+        }
+        if !event.deleted {
+            by_label.extend(entry(&event.object));
+        }
     }
 }
 

@@ -29,6 +29,7 @@ pub(super) const ENDPOINTS: Kind = Kind {
 };
 
 pub(super) const ENDPOINT_SLICE: Kind = Kind {
+    indexed: Some("kubernetes.io/service-name"),
     defaults: &[("ports[].protocol", Text("TCP")), ("ports[].name", Text(""))],
     rules: &[
         ("addressType", Required),

@@ -2,7 +2,8 @@
 
 use http::{HeaderMap, header};
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
 
 use super::query::Query;
 use super::{Request, Target};
@@ -68,8 +69,21 @@ fn include(query: &Query) -> Include {
     }
 }
 
-/// An object's metadata and nothing else.
-pub(super) fn metadata_only(object: &Value) -> Value {
+/// Writes an object's metadata and nothing else; the rest is only read over.
+pub(super) fn write_metadata(object: &[u8], to: &mut Vec<u8>) {
+    #[derive(Deserialize)]
+    struct OnlyMetadata {
+        metadata: Map<String, Value>,
+    }
+    // The bytes were written by the store, with metadata.
+    if let Ok(OnlyMetadata { metadata }) = serde_json::from_slice(object) {
+        let object = metadata_only(&json!({"metadata": metadata}));
+        to.extend_from_slice(object.to_string().as_bytes());
+    }
+}
+
+/// The same of a value.
+fn metadata_only(object: &Value) -> Value {
     json!({
         "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
         "metadata": at(object, "metadata"),

@@ -1,6 +1,5 @@
 //! Get and list.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::response::Response;
@@ -15,7 +14,7 @@ use super::{Api, CATCH_UP, Request, Target, json_response, respond, subresource}
 use crate::object::{Key, Object};
 use crate::selector::{FieldSelector, LabelSelector};
 use crate::status::{Result, Status};
-use crate::store::ObjectName;
+use crate::store::{ObjectName, State};
 
 pub(super) fn get(api: &Api, request: &Request, target: &Target) -> Result<Response> {
     let key = target.key();
@@ -27,8 +26,9 @@ pub(super) fn get(api: &Api, request: &Request, target: &Target) -> Result<Respo
     Ok(match negotiate::form(request)? {
         Form::Object => respond(StatusCode::OK, "application/json", target.serve(&object)),
         Form::Metadata => {
-            let value = negotiate::metadata_only(&target.serve_value(&object));
-            json_response(StatusCode::OK, &value)
+            let mut body = Vec::new();
+            negotiate::write_metadata(&target.serve(&object), &mut body);
+            respond(StatusCode::OK, "application/json", body)
         }
         Form::Table { include } => {
             let metadata = json!({"resourceVersion": object.revision.to_string()});
@@ -67,7 +67,34 @@ impl Filter {
             && (self.labels.is_empty() || self.labels.matches(object))
             && self.fields.matches(target.kind, key, object)
     }
+
+    /// What is listed now. An index spares asking each, where there is one.
+    pub(super) fn list(&self, target: &Target, state: &State) -> Listed {
+        let kind = target.number;
+        let label = target.kind.indexed.and_then(|label| self.labels.exactly(label));
+        let all: &mut dyn Iterator<Item = _> = match (&self.namespace, label) {
+            (Some(namespace), Some(value)) => &mut state.labelled(kind, namespace, value),
+            (namespace, _) => &mut state.list(kind, namespace.as_deref()),
+        };
+        let all = all.map(|(name, object)| (name.clone(), Arc::clone(object)));
+        self.keep(target, all)
+    }
+
+    fn keep(
+        &self,
+        target: &Target,
+        objects: impl Iterator<Item = (ObjectName, Arc<Object>)>,
+    ) -> Listed {
+        let matches = |((namespace, name), object): &(ObjectName, Arc<Object>)| {
+            let (namespace, name) = (Arc::clone(namespace), Arc::clone(name));
+            self.matches(target, &Key { kind: target.number, namespace, name }, object)
+        };
+        objects.filter(matches).collect()
+    }
 }
+
+/// Objects in order.
+type Listed = Vec<(ObjectName, Arc<Object>)>;
 
 /// Where the next page begins, and at which revision all pages are.
 #[derive(Deserialize, Serialize)]
@@ -81,7 +108,7 @@ pub(super) async fn list(api: &Api, request: &Request, target: &Target) -> Resul
     let limit = request.query.number("limit")?.filter(|limit| *limit > 0);
     let form = negotiate::form(request)?;
     let token = parse_continue(request.query.get("continue"))?;
-    let (revision, objects) = match &token {
+    let (revision, mut matching) = match &token {
         Some(token) => at_revision(api, target, &filter, token.rv).map_err(|status| {
             let message = "The provided continue parameter is too old to display a consistent \
                            list result. You must start a new list without the continue parameter.";
@@ -89,14 +116,10 @@ pub(super) async fn list(api: &Api, request: &Request, target: &Target) -> Resul
         })?,
         None => begin(api, request, target, &filter).await?,
     };
-    let after = token.map(|token| (token.after.0.into(), token.after.1.into()));
-    let after: Option<ObjectName> = after;
-    let rest = objects.into_iter().filter(|(name, _)| after.as_ref().is_none_or(|a| name > a));
-    let matching = rest.filter(|((namespace, name), object)| {
-        let (namespace, name) = (Arc::clone(namespace), Arc::clone(name));
-        filter.matches(target, &Key { kind: target.number, namespace, name }, object)
-    });
-    let mut matching: Vec<(ObjectName, Arc<Object>)> = matching.collect();
+    if let Some(Continue { after: (namespace, name), .. }) = token {
+        let after: ObjectName = (namespace.into(), name.into());
+        matching.drain(..matching.partition_point(|(name, _)| *name <= after));
+    }
     let mut metadata = json!({"resourceVersion": revision.to_string()});
     if let Some(limit) = limit {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
@@ -135,12 +158,17 @@ fn render(target: &Target, objects: &[Arc<Object>], form: Form, metadata: &Value
             respond(StatusCode::OK, "application/json", body)
         }
         Form::Metadata => {
-            let items: Vec<Value> = values().iter().map(negotiate::metadata_only).collect();
-            let list = json!({
-                "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
-                "metadata": metadata, "items": items,
-            });
-            json_response(StatusCode::OK, &list)
+            let mut body = format!(
+                "{{\"kind\":\"PartialObjectMetadataList\",\"apiVersion\":\"meta.k8s.io/v1\",\
+                 \"metadata\":{metadata},\"items\":["
+            )
+            .into_bytes();
+            for (i, object) in objects.iter().enumerate() {
+                body.extend_from_slice(if i > 0 { b"," } else { b"" });
+                negotiate::write_metadata(&target.serve(object), &mut body);
+            }
+            body.extend_from_slice(b"]}");
+            respond(StatusCode::OK, "application/json", body)
         }
         Form::Table { include } => {
             let table = negotiate::table(target, &values(), include, metadata, true);
@@ -149,10 +177,13 @@ fn render(target: &Target, objects: &[Arc<Object>], form: Form, metadata: &Value
     }
 }
 
-type Listed = (u64, BTreeMap<ObjectName, Arc<Object>>);
-
 /// The first page: now, or as `resourceVersion` and `resourceVersionMatch` ask.
-async fn begin(api: &Api, request: &Request, target: &Target, filter: &Filter) -> Result<Listed> {
+async fn begin(
+    api: &Api,
+    request: &Request,
+    target: &Target,
+    filter: &Filter,
+) -> Result<(u64, Listed)> {
     let asked = request.query.get("resourceVersion");
     let rule = request.query.get("resourceVersionMatch");
     if !matches!(rule, "" | "Exact" | "NotOlderThan") {
@@ -177,12 +208,15 @@ async fn begin(api: &Api, request: &Request, target: &Target, filter: &Filter) -
         ));
     }
     let state = api.store.read();
-    let objects = state.list(target.number, filter.namespace.as_deref());
-    let objects = objects.map(|(name, object)| (name.clone(), Arc::clone(object))).collect();
-    Ok((state.revision, objects))
+    Ok((state.revision, filter.list(target, &state)))
 }
 
-fn at_revision(api: &Api, target: &Target, filter: &Filter, revision: u64) -> Result<Listed> {
+fn at_revision(
+    api: &Api,
+    target: &Target,
+    filter: &Filter,
+    revision: u64,
+) -> Result<(u64, Listed)> {
     let state = api.store.read();
     if revision > state.revision {
         return Err(Status::too_large_resource_version(revision, state.revision));
@@ -193,7 +227,8 @@ fn at_revision(api: &Api, target: &Target, filter: &Filter, revision: u64) -> Re
         return Err(Status::expired(message));
     }
     let objects = state.list_at(target.number, filter.namespace.as_deref(), revision)?;
-    Ok((revision, objects))
+    drop(state);
+    Ok((revision, filter.keep(target, objects.into_iter())))
 }
 
 pub(super) fn parse_revision(text: &str) -> Result<u64> {

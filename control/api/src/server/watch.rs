@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use super::negotiate::{self, Form};
 use super::read::{Filter, parse_revision, wait_for};
 use super::{Api, Request, Target, respond};
-use crate::object::{Key, Object};
+use crate::object::Object;
 use crate::status::{Result, Status};
 use crate::store::Event;
 
@@ -108,16 +108,11 @@ struct Watcher {
 impl Watcher {
     fn begin_with_state(&mut self, mark_end: bool) {
         let state = self.api.store.read();
-        let kind = self.target.number;
-        let listed = state.list(kind, self.filter.namespace.as_deref());
-        let matching = listed.filter(|((namespace, name), object)| {
-            let key = Key { kind, namespace: Arc::clone(namespace), name: Arc::clone(name) };
-            self.filter.matches(&self.target, &key, object)
-        });
-        let mut pending: Vec<Option<Arc<Object>>> =
-            matching.map(|(_, object)| Some(Arc::clone(object))).collect();
+        let listed = self.filter.list(&self.target, &state);
         let revision = state.revision;
         drop(state);
+        let mut pending: Vec<Option<Arc<Object>>> =
+            listed.into_iter().map(|(_, object)| Some(object)).collect();
         if mark_end && self.bookmarks {
             pending.push(None);
         }
@@ -240,8 +235,7 @@ impl Watcher {
         match self.form {
             Form::Object => chunk.extend_from_slice(&self.target.serve(object)),
             Form::Metadata => {
-                let value = negotiate::metadata_only(&self.target.serve_value(object));
-                chunk.extend_from_slice(value.to_string().as_bytes());
+                negotiate::write_metadata(&self.target.serve(object), chunk);
             }
             Form::Table { include } => {
                 let metadata = json!({"resourceVersion": object.revision.to_string()});

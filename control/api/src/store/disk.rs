@@ -17,6 +17,13 @@ pub(super) struct Disk {
     connection: Connection,
 }
 
+/// What compaction takes out: the rows that nothing needs once history up to a revision is gone.
+#[derive(Debug)]
+pub(super) struct Obsolete {
+    pub(super) revision: u64,
+    pub(super) rows: Vec<u64>,
+}
+
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS log (
     revision  INTEGER PRIMARY KEY,
@@ -39,6 +46,8 @@ impl Disk {
         connection.pragma_update(None, "journal_mode", "WAL")?;
         // FULL: the log is synced at each commit, so that an answered write survives a power cut.
         connection.pragma_update(None, "synchronous", "FULL")?;
+        // Often and little: whoever waits for a checkpoint waits for a millisecond.
+        connection.pragma_update(None, "wal_autocheckpoint", 128)?;
         connection.execute_batch(SCHEMA)?;
         Ok(Self { connection })
     }
@@ -71,8 +80,12 @@ impl Disk {
         Ok(state)
     }
 
-    /// Writes a batch of changes, all or none.
-    pub(super) fn append(&mut self, events: &[Event]) -> rusqlite::Result<()> {
+    /// Writes a batch of changes and takes out what compaction made obsolete, all or none.
+    pub(super) fn append(
+        &mut self,
+        events: &[Event],
+        obsolete: Option<&Obsolete>,
+    ) -> rusqlite::Result<()> {
         let transaction = self.connection.transaction()?;
         {
             let mut insert =
@@ -89,17 +102,10 @@ impl Disk {
                 ])?;
             }
         }
-        transaction.commit()
-    }
-
-    /// Deletes what compaction up to `revision` made obsolete.
-    pub(super) fn compact(&mut self, rows: &[u64], revision: u64) -> rusqlite::Result<()> {
-        let transaction = self.connection.transaction()?;
-        transaction.execute(
-            "INSERT OR REPLACE INTO counter VALUES ('compacted', ?1)",
-            [revision.cast_signed()],
-        )?;
-        {
+        if let Some(Obsolete { revision, rows }) = obsolete {
+            transaction
+                .prepare_cached("INSERT OR REPLACE INTO counter VALUES ('compacted', ?1)")?
+                .execute([revision.cast_signed()])?;
             let mut delete = transaction.prepare_cached("DELETE FROM log WHERE revision = ?1")?;
             for row in rows {
                 delete.execute([row.cast_signed()])?;

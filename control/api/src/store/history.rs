@@ -71,17 +71,12 @@ impl History {
         Ok(of_kind.events.range(first..))
     }
 
-    /// What the kept history costs.
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// The revision up to which history should go now.
-    pub(super) fn compactable(&self, age: Duration, bytes: usize) -> u64 {
+    /// The revision up to which history should go now, so many events of it at most.
+    pub(super) fn compactable(&self, age: Duration, bytes: usize, most: usize) -> u64 {
         let mut kept = self.bytes;
         let mut revision = self.compacted;
         let mut seen: Vec<usize> = vec![0; self.of_kind.len()];
-        for (event_revision, kind, at) in &self.order {
+        for (event_revision, kind, at) in self.order.iter().take(most) {
             if kept <= bytes && at.elapsed() <= age {
                 break;
             }

@@ -9,7 +9,7 @@ use std::thread;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
-use super::disk::Disk;
+use super::disk::{Disk, Obsolete};
 use super::{Event, Retention, Shared, State};
 use crate::allocate::ServiceIndex;
 use crate::object::{Key, Object};
@@ -17,6 +17,8 @@ use crate::status::{Result, Status};
 
 /// Transactions committed with one sync, at most.
 const BATCH: usize = 512;
+/// Events that are compacted beside a write, at least, while there are any to compact.
+const COMPACTED_BESIDE: usize = 32;
 
 /// A transaction in the queue.
 pub(super) struct Job(Box<dyn FnOnce(&mut Txn<'_>) -> Verdict + Send>);
@@ -160,16 +162,19 @@ impl Writer {
                 jobs.push(job);
             }
             self.commit(jobs);
-            self.compact();
         }
     }
 
     fn commit(&mut self, jobs: Vec<Job>) {
         let (events, answers) = self.execute(jobs);
-        let outcome = if events.is_empty() { Ok(()) } else { self.disk.append(&events) };
+        let obsolete = if events.is_empty() { None } else { self.obsolete(events.len()) };
+        let outcome = match events.as_slice() {
+            [] => Ok(()),
+            events => self.disk.append(events, obsolete.as_ref()),
+        };
         match outcome {
             Ok(()) => {
-                self.publish(events);
+                self.publish(events, obsolete.map(|obsolete| obsolete.revision));
                 for answer in answers {
                     answer(Ok(()));
                 }
@@ -217,13 +222,16 @@ impl Writer {
         (events, answers)
     }
 
-    fn publish(&self, events: Vec<Event>) {
+    fn publish(&self, events: Vec<Event>, compacted: Option<u64>) {
         let mut newest: BTreeMap<usize, u64> = BTreeMap::new();
         {
             let mut state = self.shared.state.write().unwrap_or_else(PoisonError::into_inner);
             for event in events {
                 newest.insert(event.key.kind, event.object.revision);
                 state.apply(event);
+            }
+            if let Some(revision) = compacted {
+                state.history.compact(revision);
             }
         }
         for (kind, revision) in newest {
@@ -233,25 +241,14 @@ impl Writer {
         }
     }
 
-    fn compact(&mut self) {
+    /// What has outgrown its retention. It goes with the sync of the writes that push it out, a
+    /// little more than they are, so that nobody waits for it.
+    fn obsolete(&self, n_events: usize) -> Option<Obsolete> {
         let Retention { age, bytes } = self.retention;
-        let (revision, rows) = {
-            let state = self.shared.state.read().unwrap_or_else(PoisonError::into_inner);
-            let revision = state.history.compactable(age, bytes);
-            // In steps, so that a write does not often wait for a sync of compaction's own.
-            let few = revision < state.history.compacted + 256;
-            if revision == state.history.compacted || (few && state.history.bytes() < 2 * bytes) {
-                return;
-            }
-            (revision, state.history.obsolete_rows(revision))
-        };
-        match self.disk.compact(&rows, revision) {
-            Ok(()) => {
-                let mut state = self.shared.state.write().unwrap_or_else(PoisonError::into_inner);
-                state.history.compact(revision);
-            }
-            Err(error) => tracing::warn!(%error, "cannot compact the store"),
-        }
+        let state = self.shared.state.read().unwrap_or_else(PoisonError::into_inner);
+        let revision = state.history.compactable(age, bytes, 2 * n_events + COMPACTED_BESIDE);
+        let rows = state.history.obsolete_rows(revision);
+        (revision > state.history.compacted).then_some(Obsolete { revision, rows })
     }
 }
 
