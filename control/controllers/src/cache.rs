@@ -1,17 +1,18 @@
 //! What the controllers have heard of: every watched kind, as of its last event.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use futures::{StreamExt, pin_mut};
+use futures::{Stream, StreamExt, pin_mut};
 use kube::Api;
-use kube::core::DynamicObject;
+use kube::core::{DynamicObject, PartialObjectMeta};
 use kube::runtime::watcher::{self, Event, watcher};
+use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::cluster::Cluster;
-use crate::json::{name, namespace};
+use crate::json::{at, list_at, name, namespace, set, str_at};
 use crate::kinds::Kind;
 
 /// Namespace and name.
@@ -39,6 +40,8 @@ type Objects = BTreeMap<Key, Arc<Value>>;
 #[derive(Debug)]
 pub(crate) struct Caches {
     of: HashMap<Kind, RwLock<Objects>>,
+    /// What each uid owns.
+    owned: RwLock<HashMap<String, HashSet<(Kind, Key)>>>,
 }
 
 /// A change of one object.
@@ -58,7 +61,8 @@ impl Change {
 
 impl Caches {
     pub(crate) fn new(kinds: impl Iterator<Item = Kind>) -> Self {
-        Self { of: kinds.map(|kind| (kind, RwLock::default())).collect() }
+        let of = kinds.map(|kind| (kind, RwLock::default())).collect();
+        Self { of, owned: RwLock::default() }
     }
 
     pub(crate) fn kinds(&self) -> impl Iterator<Item = Kind> {
@@ -79,20 +83,51 @@ impl Caches {
         here.map(|(_, object)| Arc::clone(object)).collect()
     }
 
+    /// The objects that name a uid among their owners.
+    pub(crate) fn owned_by(&self, uid: &str) -> Vec<(Kind, Arc<Value>)> {
+        let owned = self.owned.read().unwrap_or_else(PoisonError::into_inner);
+        let keys: Vec<(Kind, Key)> = owned.get(uid).into_iter().flatten().cloned().collect();
+        drop(owned);
+        keys.into_iter().filter_map(|(kind, key)| Some((kind, self.get(kind, &key)?))).collect()
+    }
+
     fn put(&self, kind: Kind, object: Value) -> Change {
         let (key, object) = (Key::of(&object), Arc::new(object));
         let old = self.of.get(&kind).and_then(|objects| {
             let mut objects = objects.write().unwrap_or_else(PoisonError::into_inner);
-            objects.insert(key, Arc::clone(&object))
+            objects.insert(key.clone(), Arc::clone(&object))
         });
-        Change { kind, old, new: Some(object) }
+        let change = Change { kind, old, new: Some(object) };
+        self.note_owners(&key, &change);
+        change
     }
 
     fn remove(&self, kind: Kind, key: &Key) -> Change {
         let old = self.of.get(&kind).and_then(|objects| {
             objects.write().unwrap_or_else(PoisonError::into_inner).remove(key)
         });
-        Change { kind, old, new: None }
+        let change = Change { kind, old, new: None };
+        self.note_owners(key, &change);
+        change
+    }
+
+    fn note_owners(&self, key: &Key, change: &Change) {
+        let (before, after) = (owners(change.old.as_deref()), owners(change.new.as_deref()));
+        if before == after {
+            return;
+        }
+        let mut owned = self.owned.write().unwrap_or_else(PoisonError::into_inner);
+        for owner in before {
+            if let Some(keys) = owned.get_mut(owner) {
+                keys.remove(&(change.kind, key.clone()));
+                if keys.is_empty() {
+                    owned.remove(owner);
+                }
+            }
+        }
+        for owner in after {
+            owned.entry(owner.to_owned()).or_default().insert((change.kind, key.clone()));
+        }
     }
 
     fn keys(&self, kind: Kind) -> Vec<Key> {
@@ -110,34 +145,48 @@ impl Caches {
         synced: watch::Sender<bool>,
         tell: impl Fn(&Change),
     ) {
-        let api: Api<DynamicObject> = Api::all_with(cluster.client(), &kind.resource());
-        let events = watcher(api, watcher::Config::default());
+        let (client, config) = (cluster.client(), watcher::Config::default());
+        if kind.kept == Some(&[]) {
+            let api: Api<PartialObjectMeta<DynamicObject>> =
+                Api::all_with(client, &kind.resource());
+            self.take_up(kind, watcher(api, config), synced, tell).await;
+        } else {
+            let api: Api<DynamicObject> = Api::all_with(client, &kind.resource());
+            self.take_up(kind, watcher(api, config), synced, tell).await;
+        }
+    }
+
+    async fn take_up<T: Serialize>(
+        &self,
+        kind: Kind,
+        events: impl Stream<Item = watcher::Result<Event<T>>>,
+        synced: watch::Sender<bool>,
+        tell: impl Fn(&Change),
+    ) {
         pin_mut!(events);
-        let mut listed: Option<Vec<Key>> = None;
+        let mut listed: Option<BTreeSet<Key>> = None;
         let mut failures = 0_u32;
         while let Some(event) = events.next().await {
             match event {
-                Ok(Event::Init) => listed = Some(Vec::new()),
+                Ok(Event::Init) => listed = Some(BTreeSet::new()),
                 Ok(Event::InitApply(object) | Event::Apply(object)) => {
                     failures = 0;
                     let Ok(object) = serde_json::to_value(&object) else { continue };
                     if let Some(listed) = &mut listed {
-                        listed.push(Key::of(&object));
+                        listed.insert(Key::of(&object));
                     }
-                    tell(&self.put(kind, object));
+                    tell(&self.put(kind, kept(kind, object)));
                 }
                 Ok(Event::InitDone) => {
-                    let listed: std::collections::BTreeSet<Key> =
-                        listed.take().unwrap_or_default().into_iter().collect();
+                    let listed = listed.take().unwrap_or_default();
                     for key in self.keys(kind).into_iter().filter(|key| !listed.contains(key)) {
                         tell(&self.remove(kind, &key));
                     }
                     synced.send_replace(true);
                 }
                 Ok(Event::Delete(object)) => {
-                    let namespace = object.metadata.namespace.unwrap_or_default();
-                    let key = Key { namespace, name: object.metadata.name.unwrap_or_default() };
-                    tell(&self.remove(kind, &key));
+                    let Ok(object) = serde_json::to_value(&object) else { continue };
+                    tell(&self.remove(kind, &Key::of(&object)));
                 }
                 Err(error) => {
                     tracing::debug!(kind = kind.plural, %error, "a watch ended");
@@ -147,5 +196,86 @@ impl Caches {
                 }
             }
         }
+    }
+}
+
+/// The uids of an object's owners.
+fn owners(object: Option<&Value>) -> Vec<&str> {
+    let all = object.map_or(&[][..], |object| list_at(object, "metadata.ownerReferences"));
+    all.iter().map(|owner| str_at(owner, "uid")).collect()
+}
+
+/// An object without what no controller reads in the cache: with ten thousand it adds up.
+fn kept(kind: Kind, mut object: Value) -> Value {
+    const METADATA: [&str; 7] = [
+        "namespace",
+        "name",
+        "uid",
+        "labels",
+        "ownerReferences",
+        "finalizers",
+        "deletionTimestamp",
+    ];
+    let Some(fields) = kind.kept else {
+        if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
+            metadata.remove("managedFields");
+        }
+        return object;
+    };
+    let mut small = Value::Null;
+    let metadata = METADATA.map(|field| format!("metadata.{field}"));
+    for path in metadata.iter().map(String::as_str).chain(fields.iter().copied()) {
+        if !at(&object, path).is_null() {
+            set(&mut small, path, at(&object, path).clone());
+        }
+    }
+    small
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::kinds::{CONFIG_MAP, ENDPOINT_SLICE, POD, SERVICE};
+
+    #[test]
+    fn the_cache_keeps_of_a_kind_what_its_row_says() {
+        let object = || {
+            json!({
+                "metadata": {"name": "a", "labels": {"b": "c"}, "managedFields": [{}]},
+                "spec": {"selector": {"d": "e"}, "ports": [{}]}, "endpoints": [{}],
+            })
+        };
+        let metadata = json!({"name": "a", "labels": {"b": "c"}});
+        assert_eq!(kept(ENDPOINT_SLICE, object()), json!({"metadata": metadata}));
+        let service = json!({"metadata": metadata, "spec": {"selector": {"d": "e"}}});
+        assert_eq!(kept(SERVICE, object()), service);
+        let mut pod = object();
+        pod["metadata"] = metadata;
+        assert_eq!(kept(POD, object()), pod);
+    }
+
+    #[test]
+    fn an_owner_finds_what_it_owns_as_long_as_it_does() {
+        let caches = Caches::new([CONFIG_MAP, POD].into_iter());
+        let object = |name: &str, owners: &[&str]| {
+            let owners: Vec<Value> = owners.iter().map(|uid| json!({"uid": uid})).collect();
+            json!({"metadata": {"namespace": "n", "name": name, "ownerReferences": owners}})
+        };
+        let owned = |uid: &str| {
+            let mut names: Vec<String> =
+                caches.owned_by(uid).iter().map(|(_, object)| name(object).to_owned()).collect();
+            names.sort();
+            names
+        };
+        caches.put(POD, object("a", &["one", "two"]));
+        caches.put(CONFIG_MAP, object("b", &["one"]));
+        assert_eq!((owned("one"), owned("two")), (vec!["a".into(), "b".into()], vec!["a".into()]));
+        caches.put(POD, object("a", &["two"]));
+        assert_eq!((owned("one"), owned("two")), (vec!["b".into()], vec!["a".into()]));
+        caches.remove(CONFIG_MAP, &Key::new("n", "b"));
+        assert_eq!(owned("one"), Vec::<String>::new());
+        assert!(!caches.owned.read().unwrap().contains_key("one"));
     }
 }

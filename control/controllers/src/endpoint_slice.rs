@@ -32,7 +32,8 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 fn concerns(caches: &Caches, change: &Change) -> Vec<Key> {
     let Some(object) = change.object() else { return Vec::new() };
     match change.kind {
-        SERVICE => vec![Key::of(object)],
+        SERVICE if selects_pods(object) => vec![Key::of(object)],
+        SERVICE => Vec::new(),
         ENDPOINT_SLICE => match label(object, SERVICE_NAME) {
             service if !service.is_empty() && label(object, MANAGED_BY) == OURS => {
                 vec![Key::new(namespace(object), service)]
@@ -49,6 +50,11 @@ fn concerns(caches: &Caches, change: &Change) -> Vec<Key> {
             caches.list(SERVICE, "").iter().map(|service| Key::of(service)).collect()
         }
     }
+}
+
+/// Whether a Service has a selector; where it has none, somebody else says where it leads.
+fn selects_pods(service: &Value) -> bool {
+    at(service, "spec.selector").as_object().is_some_and(|map| !map.is_empty())
 }
 
 /// The Services that select a pod, as it is and as it was.
@@ -71,8 +77,10 @@ async fn reconcile(context: Context, key: Key) -> Result<Again> {
         return Ok(None);
     };
     let selector = at(&service, "spec.selector");
-    let selects = selector.as_object().is_some_and(|map| !map.is_empty());
-    if !selects || str_at(&service, "spec.type") == "ExternalName" || is_being_deleted(&service) {
+    if !selects_pods(&service)
+        || str_at(&service, "spec.type") == "ExternalName"
+        || is_being_deleted(&service)
+    {
         return Ok(None);
     }
     let mut pods = context.caches.list(POD, &key.namespace);

@@ -7,10 +7,7 @@ use serde_json::{Value, json};
 use crate::cache::{Caches, Change, Key};
 use crate::cluster::{Cluster, Result};
 use crate::json::{is_being_deleted, list_at, name, namespace, str_at, uid};
-use crate::kinds::{
-    CONTROLLER_REVISION, CRON_JOB, DAEMON_SET, DEPLOYMENT, ENDPOINT_SLICE, ENDPOINTS, JOB, Kind,
-    NODE, POD, REPLICA_SET, REPLICATION_CONTROLLER, SERVICE, STATEFUL_SET,
-};
+use crate::kinds::{ALL, Kind};
 use crate::run::{Again, Context, Controller};
 
 pub(crate) const CONTROLLER: Controller = Controller {
@@ -20,22 +17,11 @@ pub(crate) const CONTROLLER: Controller = Controller {
     reconcile: |context, key| reconcile(context, key).boxed(),
 };
 
-/// The kinds that own others here, or are owned.
-const KINDS: &[Kind] = &[
-    NODE,
-    SERVICE,
-    ENDPOINTS,
-    ENDPOINT_SLICE,
-    CRON_JOB,
-    JOB,
-    DEPLOYMENT,
-    STATEFUL_SET,
-    DAEMON_SET,
-    REPLICATION_CONTROLLER,
-    REPLICA_SET,
-    CONTROLLER_REVISION,
-    POD,
-];
+/// The kinds that may own others here, or be owned: all but events, the last.
+const KINDS: &[Kind] = match ALL.split_last() {
+    Some((_events, others)) => others,
+    None => &[],
+};
 
 /// A key here is a kind's plural and name, since it is about any kind: `pods/web-1`.
 fn key(kind: Kind, object: &Value) -> Key {
@@ -54,10 +40,16 @@ fn concerns(caches: &Caches, change: &Change) -> Vec<Key> {
                 keys.push(Key::new(namespace(object), &name));
             }
         }
-    } else if has_owners(object) || waits(object).is_some() {
+    } else if waits(object).is_some() || has_owners(object) && has_other_owners(change) {
         keys.push(key(change.kind, object));
     }
     keys
+}
+
+/// Whether its owners are not those that were looked at before.
+fn has_other_owners(change: &Change) -> bool {
+    let owners = |object: &Value| list_at(object, "metadata.ownerReferences").to_vec();
+    change.old.as_deref().map(owners) != change.new.as_deref().map(owners)
 }
 
 fn has_owners(object: &Value) -> bool {
@@ -74,16 +66,10 @@ fn waits(object: &Value) -> Option<&'static str> {
 }
 
 fn dependents(caches: &Caches, owner: &Value) -> Vec<(Kind, std::sync::Arc<Value>)> {
-    let owned = |object: &Value| {
-        let owners = list_at(object, "metadata.ownerReferences").iter();
-        owners.into_iter().any(|one| str_at(one, "uid") == uid(owner))
-    };
+    let mut owned = caches.owned_by(uid(owner));
     let place = namespace(owner);
-    KINDS
-        .iter()
-        .flat_map(|kind| caches.list(*kind, place).into_iter().map(|object| (*kind, object)))
-        .filter(|(_, object)| owned(object))
-        .collect()
+    owned.retain(|(_, object)| place.is_empty() || namespace(object) == place);
+    owned
 }
 
 async fn reconcile(context: Context, key: Key) -> Result<Again> {

@@ -13,15 +13,23 @@ pub(crate) struct Kind {
     pub(crate) plural: &'static str,
     /// Whether objects live in namespaces.
     pub(crate) namespaced: bool,
+    /// What the cache keeps besides metadata, if not everything.
+    pub(crate) kept: Option<&'static [&'static str]>,
 }
 
 impl Kind {
     const fn new(group: &'static str, kind: &'static str, plural: &'static str) -> Self {
-        Self { group, kind, plural, namespaced: true }
+        Self { group, kind, plural, namespaced: true, kept: None }
     }
 
     const fn cluster(group: &'static str, kind: &'static str, plural: &'static str) -> Self {
-        Self { group, kind, plural, namespaced: false }
+        Self { namespaced: false, ..Self::new(group, kind, plural) }
+    }
+
+    /// Of this kind there are many, or they are large, and reconciliations read them anew: the
+    /// cache keeps their metadata and these fields.
+    const fn keeping(self, fields: &'static [&'static str]) -> Self {
+        Self { kept: Some(fields), ..self }
     }
 
     pub(crate) fn api_version(self) -> String {
@@ -55,9 +63,10 @@ impl Kind {
 pub(crate) const NAMESPACE: Kind = Kind::cluster("", "Namespace", "namespaces");
 pub(crate) const NODE: Kind = Kind::cluster("", "Node", "nodes");
 pub(crate) const POD: Kind = Kind::new("", "Pod", "pods");
-pub(crate) const SERVICE: Kind = Kind::new("", "Service", "services");
-pub(crate) const ENDPOINTS: Kind = Kind::new("", "Endpoints", "endpoints");
-pub(crate) const SERVICE_ACCOUNT: Kind = Kind::new("", "ServiceAccount", "serviceaccounts");
+pub(crate) const SERVICE: Kind = Kind::new("", "Service", "services").keeping(&["spec.selector"]);
+pub(crate) const ENDPOINTS: Kind = Kind::new("", "Endpoints", "endpoints").keeping(&[]);
+pub(crate) const SERVICE_ACCOUNT: Kind =
+    Kind::new("", "ServiceAccount", "serviceaccounts").keeping(&[]);
 pub(crate) const EVENT: Kind = Kind::new("", "Event", "events");
 pub(crate) const REPLICATION_CONTROLLER: Kind =
     Kind::new("", "ReplicationController", "replicationcontrollers");
@@ -66,17 +75,17 @@ pub(crate) const DEPLOYMENT: Kind = Kind::new("apps", "Deployment", "deployments
 pub(crate) const STATEFUL_SET: Kind = Kind::new("apps", "StatefulSet", "statefulsets");
 pub(crate) const DAEMON_SET: Kind = Kind::new("apps", "DaemonSet", "daemonsets");
 pub(crate) const CONTROLLER_REVISION: Kind =
-    Kind::new("apps", "ControllerRevision", "controllerrevisions");
+    Kind::new("apps", "ControllerRevision", "controllerrevisions").keeping(&[]);
 pub(crate) const JOB: Kind = Kind::new("batch", "Job", "jobs");
 pub(crate) const CRON_JOB: Kind = Kind::new("batch", "CronJob", "cronjobs");
 pub(crate) const ENDPOINT_SLICE: Kind =
-    Kind::new("discovery.k8s.io", "EndpointSlice", "endpointslices");
+    Kind::new("discovery.k8s.io", "EndpointSlice", "endpointslices").keeping(&[]);
 pub(crate) const LEASE: Kind = Kind::new("coordination.k8s.io", "Lease", "leases");
-pub(crate) const ROLE: Kind = Kind::new("rbac.authorization.k8s.io", "Role", "roles");
+pub(crate) const ROLE: Kind = Kind::new("rbac.authorization.k8s.io", "Role", "roles").keeping(&[]);
 pub(crate) const ROLE_BINDING: Kind =
-    Kind::new("rbac.authorization.k8s.io", "RoleBinding", "rolebindings");
-pub(crate) const CONFIG_MAP: Kind = Kind::new("", "ConfigMap", "configmaps");
-pub(crate) const SECRET: Kind = Kind::new("", "Secret", "secrets");
+    Kind::new("rbac.authorization.k8s.io", "RoleBinding", "rolebindings").keeping(&[]);
+pub(crate) const CONFIG_MAP: Kind = Kind::new("", "ConfigMap", "configmaps").keeping(&[]);
+pub(crate) const SECRET: Kind = Kind::new("", "Secret", "secrets").keeping(&[]);
 
 /// Every kind above: what owns and is owned, and what goes with its namespace. Events come last,
 /// because deleting the others makes some.

@@ -8,14 +8,19 @@ use serde_json::{Value, json};
 use super::pack::{Group, pack};
 use crate::cache::Key;
 use crate::cluster::Result;
-use crate::json::{at, is_being_deleted, label, list_at, name, namespace, owner_reference, str_at};
+use crate::json::{is_being_deleted, label, list_at, name, namespace, owner_reference, str_at};
 use crate::kinds::{ENDPOINT_SLICE, ENDPOINTS, SERVICE};
 use crate::run::{Again, Context, Controller};
 
 pub(crate) const CONTROLLER: Controller = Controller {
     name: "endpointslicemirroring-controller",
     kinds: &[SERVICE, ENDPOINTS],
-    concerns: |_, change| change.object().map(Key::of).into_iter().collect(),
+    // Without Endpoints, now or until now, there is nothing to mirror.
+    concerns: |caches, change| {
+        let key = change.object().map(Key::of);
+        let there = |key: &Key| change.kind == ENDPOINTS || caches.get(ENDPOINTS, key).is_some();
+        key.filter(there).into_iter().collect()
+    },
     reconcile: |context, key| reconcile(context, key).boxed(),
 };
 
@@ -28,15 +33,13 @@ async fn reconcile(context: Context, key: Key) -> Result<Again> {
     let endpoints = cluster.get(ENDPOINTS, namespace_, name_).await?;
     let query = format!("{}={name_},{}={OURS}", super::SERVICE_NAME, super::MANAGED_BY);
     let existing = cluster.list(ENDPOINT_SLICE, namespace_, &query).await?;
-    let by_hand = |service: &Value| {
-        at(service, "spec.selector").as_object().is_none_or(serde_json::Map::is_empty)
-    };
     let skipped = |endpoints: &Value| {
         label(endpoints, "endpointslice.kubernetes.io/skip-mirror") == "true"
             || is_being_deleted(endpoints)
     };
-    let source =
-        endpoints.filter(|one| !skipped(one)).filter(|_| service.as_ref().is_some_and(by_hand));
+    let source = endpoints
+        .filter(|one| !skipped(one))
+        .filter(|_| service.as_ref().is_some_and(|one| !super::selects_pods(one)));
     let mut desired: BTreeMap<Group, Vec<Value>> = BTreeMap::new();
     for subset in source.iter().flat_map(|endpoints| list_at(endpoints, "subsets")) {
         add(subset, &mut desired);
