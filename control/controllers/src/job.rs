@@ -1,5 +1,7 @@
 //! Job: pods until enough have succeeded, or too many have failed, or time is up.
 
+mod tally;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -9,10 +11,13 @@ use serde_json::{Value, json};
 
 use crate::cache::Key;
 use crate::cluster::{Cluster, Happened, Result, now};
-use crate::json::{annotation, at, int_at, is_being_deleted, list_at, name, set, str_at};
+use crate::json::{
+    annotation, at, controller_of, int_at, is_being_deleted, label, list_at, name, set, str_at, uid,
+};
 use crate::kinds::{JOB, POD};
 use crate::pods::{self, condition, set_condition};
 use crate::run::{Again, Context, Controller};
+use tally::{HELD, Tally, is_held};
 
 const NAME: &str = "job-controller";
 
@@ -29,18 +34,22 @@ pub(crate) const CONTROLLER: Controller = Controller {
 };
 
 const INDEX: &str = "batch.kubernetes.io/job-completion-index";
+const JOB_NAME: &str = "batch.kubernetes.io/job-name";
 
 async fn reconcile(context: Context, key: Key) -> Result<Again> {
     let cluster = &context.cluster;
-    let Some(job) = cluster.get(JOB, &key.namespace, &key.name).await? else { return Ok(None) };
-    if is_being_deleted(&job) {
-        return Ok(None);
-    }
-    if has_ended(&job) {
-        return expire(cluster, &job).await;
-    }
+    let job = cluster.get(JOB, &key.namespace, &key.name).await?;
+    let_go_of_others(&context, &key, job.as_ref()).await?;
+    let Some(job) = job else { return Ok(None) };
     let pods = pods::controlled(cluster, &job, POD).await?;
-    let seen = Seen::new(&job, &pods);
+    if is_being_deleted(&job) || has_ended(&job) {
+        for pod in pods.iter().filter(|pod| is_held(pod)) {
+            let_go(cluster, pod).await?;
+        }
+        return if is_being_deleted(&job) { Ok(None) } else { expire(cluster, &job).await };
+    }
+    let tally = Tally::new(&job, &pods);
+    let seen = Seen::new(&pods, tally);
     let mut conditions = list_at(&job, "status.conditions").to_vec();
     let verdict = verdict(&job, &seen);
     let suspended = at(&job, "spec.suspend") == true;
@@ -49,7 +58,7 @@ async fn reconcile(context: Context, key: Key) -> Result<Again> {
             for pod in pods.iter().filter(|pod| pods::is_active(pod)) {
                 pods::delete(cluster, &job, pod, NAME).await?;
             }
-            ended.add_to(&mut conditions);
+            ended.add_to(&mut conditions, seen.is_settled());
         }
         None if suspended => {
             for pod in pods.iter().filter(|pod| pods::is_active(pod)) {
@@ -65,7 +74,38 @@ async fn reconcile(context: Context, key: Key) -> Result<Again> {
         }
     }
     report(cluster, &job, &seen, conditions, verdict.as_ref()).await?;
+    // Now that the status knows them, they can go.
+    for pod in pods.iter().filter(|pod| seen.tally.may_go(pod)) {
+        let_go(cluster, pod).await?;
+    }
     Ok(next_look(&job))
+}
+
+/// Takes the finalizer off a pod.
+async fn let_go(cluster: &Cluster, pod: &Value) -> Result<()> {
+    let finalizers = list_at(pod, "metadata.finalizers").iter();
+    let others: Vec<&Value> = finalizers.filter(|one| *one != HELD).collect();
+    let patch = json!({"metadata": {
+        "resourceVersion": pod["metadata"]["resourceVersion"], "finalizers": others,
+    }});
+    cluster.merge(POD, pod, &patch).await.map(|_| ())
+}
+
+/// Lets go of pods that a job of this name left behind: nobody else will.
+async fn let_go_of_others(context: &Context, key: &Key, job: Option<&Value>) -> Result<()> {
+    let left_behind = |pod: &Value| match controller_of(pod) {
+        Some(owner) => {
+            str_at(owner, "kind") == JOB.kind
+                && str_at(owner, "name") == key.name
+                && job.is_none_or(|job| uid(job) != str_at(owner, "uid"))
+        }
+        None => label(pod, JOB_NAME) == key.name && job.is_none(),
+    };
+    let all = context.caches.list(POD, &key.namespace);
+    for pod in all.iter().filter(|pod| is_held(pod) && left_behind(pod)) {
+        let_go(&context.cluster, pod).await?;
+    }
+    Ok(())
 }
 
 fn has_ended(job: &Value) -> bool {
@@ -77,67 +117,64 @@ fn suspend(conditions: &mut Vec<Value>, status: &str, reason: &str, message: &st
     set_condition(conditions, new);
 }
 
-/// What its pods have come to. What was counted once stays counted, though the pod be deleted.
+/// What its pods have come to, and what they are doing.
 struct Seen {
+    tally: Tally,
     active: i64,
-    succeeded: i64,
-    failed: i64,
-    /// Indices that have succeeded, of an indexed job.
-    done: BTreeSet<i64>,
+    terminating: i64,
+    ready: i64,
     /// Indices that some pod works on.
     working: BTreeSet<i64>,
-    ready: i64,
 }
 
 impl Seen {
-    fn new(job: &Value, pods: &[Value]) -> Self {
-        let phase = |wanted: &'static str| {
-            pods.iter().filter(move |pod| str_at(pod, "status.phase") == wanted)
-        };
-        let index = |pod: &Value| annotation(pod, INDEX).parse::<i64>().ok();
-        let active = pods.iter().filter(|pod| pods::is_active(pod));
-        let mut done = parse_indices(str_at(job, "status.completedIndexes"));
-        done.extend(phase("Succeeded").filter_map(index));
+    fn new(pods: &[Value], tally: Tally) -> Self {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        let indexed = str_at(job, "spec.completionMode") == "Indexed";
-        let succeeded = if indexed {
-            count(done.len())
-        } else {
-            count(phase("Succeeded").count()).max(int_at(job, "status.succeeded"))
-        };
-        let lost = pods.iter().filter(|pod| {
-            is_being_deleted(pod)
-                && str_at(pod, "status.phase") != "Succeeded"
-                && !pods::is_finished(pod)
-        });
-        let suspended = at(job, "spec.suspend") == true;
-        let lost = if suspended { 0 } else { count(lost.count()) };
+        let active = || pods.iter().filter(|pod| pods::is_active(pod));
+        let index = |pod: &Value| annotation(pod, INDEX).parse::<i64>().ok();
+        let terminating = |pod: &&Value| is_being_deleted(pod) && !pods::is_finished(pod);
         Self {
-            active: count(active.clone().count()),
-            succeeded,
-            failed: (count(phase("Failed").count()) + lost).max(int_at(job, "status.failed")),
-            working: active.clone().filter_map(index).collect(),
-            ready: count(active.filter(|pod| pods::is_ready(pod)).count()),
-            done,
+            tally,
+            active: count(active().count()),
+            terminating: count(pods.iter().filter(terminating).count()),
+            ready: count(active().filter(|pod| pods::is_ready(pod)).count()),
+            working: active().filter_map(index).collect(),
         }
+    }
+
+    /// Whether every pod has ended and is counted.
+    fn is_settled(&self) -> bool {
+        self.active == 0 && self.tally.is_settled()
     }
 }
 
 /// How a job has ended.
 struct Ended {
     complete: bool,
-    reason: &'static str,
+    reason: String,
     message: String,
 }
 
 impl Ended {
-    fn add_to(&self, conditions: &mut Vec<Value>) {
-        let forms = if self.complete {
-            ["SuccessCriteriaMet", "Complete"]
+    /// What the status says about how it is ending.
+    fn begun(job: &Value) -> Option<Self> {
+        let forms = [(true, "SuccessCriteriaMet"), (false, "FailureTarget")];
+        let (complete, found) = forms.into_iter().find_map(|(complete, form)| {
+            let found = condition(job, form);
+            (found["status"] == "True").then_some((complete, found))
+        })?;
+        let text = |field: &str| str_at(found, field).to_owned();
+        Some(Self { complete, reason: text("reason"), message: text("message") })
+    }
+
+    /// At once what is to be, and what is once every pod has ended and is counted.
+    fn add_to(&self, conditions: &mut Vec<Value>, settled: bool) {
+        let (first, last) = if self.complete {
+            ("SuccessCriteriaMet", "Complete")
         } else {
-            ["FailureTarget", "Failed"]
+            ("FailureTarget", "Failed")
         };
-        for form in forms {
+        for form in [Some(first), settled.then_some(last)].into_iter().flatten() {
             let new = json!({
                 "type": form, "status": "True", "reason": self.reason, "message": self.message,
                 "lastProbeTime": now(),
@@ -148,23 +185,26 @@ impl Ended {
 }
 
 fn verdict(job: &Value, seen: &Seen) -> Option<Ended> {
+    if let Some(ended) = Ended::begun(job) {
+        return Some(ended);
+    }
     let failed = |reason, message: &str| {
-        Some(Ended { complete: false, reason, message: message.to_owned() })
+        Some(Ended { complete: false, reason: String::from(reason), message: message.to_owned() })
     };
-    if seen.failed > int_at(job, "spec.backoffLimit") {
+    if seen.tally.failed() > int_at(job, "spec.backoffLimit") {
         return failed("BackoffLimitExceeded", "Job has reached the specified backoff limit");
     }
     if deadline_left(job).is_some_and(|left| left <= 0) {
         return failed("DeadlineExceeded", "Job was active longer than specified deadline");
     }
     let enough = match at(job, "spec.completions").as_i64() {
-        Some(wanted) => seen.succeeded >= wanted,
+        Some(wanted) => seen.tally.succeeded() >= wanted,
         // A work queue: once one has succeeded, the others only have to end.
-        None => seen.succeeded > 0 && seen.active == 0,
+        None => seen.tally.succeeded() > 0 && seen.active == 0,
     };
     enough.then(|| Ended {
         complete: true,
-        reason: "CompletionsReached",
+        reason: "CompletionsReached".into(),
         message: "Reached expected number of succeeded pods".into(),
     })
 }
@@ -180,8 +220,8 @@ async fn manage(cluster: &Cluster, job: &Value, pods: &[Value], seen: &Seen) -> 
     let parallelism = int_at(job, "spec.parallelism");
     let completions = at(job, "spec.completions").as_i64();
     let wanted = match completions {
-        Some(total) => parallelism.min((total - seen.succeeded).max(0)),
-        None if seen.succeeded > 0 => seen.active,
+        Some(total) => parallelism.min((total - seen.tally.succeeded()).max(0)),
+        None if seen.tally.succeeded() > 0 => seen.active,
         None => parallelism,
     };
     if seen.active > wanted {
@@ -194,13 +234,13 @@ async fn manage(cluster: &Cluster, job: &Value, pods: &[Value], seen: &Seen) -> 
         }
         return Ok(());
     }
-    if seen.failed > int_at(job, "status.failed") || !waited_after_failure(pods, seen.failed) {
+    if seen.tally.n_failing() > 0 || !waited_after_failure(pods, seen.tally.failed()) {
         // First the failure is counted and time passes; then another try is made.
         return Ok(());
     }
     let indexed = str_at(job, "spec.completionMode") == "Indexed";
     let mut free = (0..completions.unwrap_or(0))
-        .filter(|index| !seen.done.contains(index) && !seen.working.contains(index));
+        .filter(|index| !seen.tally.done.contains(index) && !seen.working.contains(index));
     for _ in 0..(wanted - seen.active) {
         let index = if indexed { free.next() } else { None };
         if indexed && index.is_none() {
@@ -234,6 +274,7 @@ fn back_off_left(pods: &[Value], failed: i64) -> Option<i64> {
 
 fn make(job: &Value, index: Option<i64>) -> Value {
     let mut pod = pods::from_template(job, at(job, "spec.template"));
+    set(&mut pod, "metadata.finalizers", json!([HELD]));
     let Some(index) = index else { return pod };
     set(&mut pod, "metadata.generateName", json!(format!("{}-{index}-", name(job))));
     if !pod["metadata"]["annotations"].is_object() {
@@ -271,17 +312,14 @@ async fn report(
     }
     let active = if verdict.is_some() || suspended { 0 } else { seen.active };
     status["ready"] = json!(if active == 0 { 0 } else { seen.ready });
-    for (field, count) in
-        [("active", active), ("succeeded", seen.succeeded), ("failed", seen.failed)]
-    {
+    for (field, count) in [("active", active), ("terminating", seen.terminating)] {
         status[field] = if count == 0 { Value::Null } else { json!(count) };
     }
-    if str_at(job, "spec.completionMode") == "Indexed" {
-        status["completedIndexes"] = json!(print_indices(&seen.done));
-    }
+    seen.tally.write(&mut status);
     if !conditions.is_empty() {
         status["conditions"] = json!(conditions);
     }
+    let verdict = verdict.filter(|_| seen.is_settled());
     if verdict.is_some_and(|ended| ended.complete) {
         status["completionTime"] = json!(now());
     }
@@ -291,7 +329,7 @@ async fn report(
     cluster.replace_status(JOB, job, status).await?;
     if let Some(ended) = verdict {
         let (normal, reason) =
-            if ended.complete { (true, "Completed") } else { (false, ended.reason) };
+            if ended.complete { (true, "Completed") } else { (false, ended.reason.as_str()) };
         let message = if ended.complete { "Job completed" } else { ended.message.as_str() };
         cluster.event(job, &Happened { from: NAME, normal, reason, message }).await;
     }
@@ -357,24 +395,23 @@ mod tests {
 
     #[test]
     fn a_job_ends_as_its_limits_say() {
-        let seen = |succeeded, failed, active| Seen {
-            active,
-            succeeded,
-            failed,
-            done: BTreeSet::new(),
-            working: BTreeSet::new(),
-            ready: 0,
+        let seen = |succeeded: i64, failed: i64, active| {
+            let job = json!({"status": {"succeeded": succeeded, "failed": failed}});
+            let mut seen = Seen::new(&[], Tally::new(&job, &[]));
+            seen.active = active;
+            seen
         };
-        let job = json!({"spec": {"completions": 3, "backoffLimit": 1}});
         let reason = |job: &Value, seen: &Seen| verdict(job, seen).map(|ended| ended.reason);
+        let is = |reason: &str| Some(reason.to_owned());
+        let job = json!({"spec": {"completions": 3, "backoffLimit": 1}});
         assert_eq!(reason(&job, &seen(2, 1, 1)), None);
-        assert_eq!(reason(&job, &seen(3, 1, 0)), Some("CompletionsReached"));
-        assert_eq!(reason(&job, &seen(0, 2, 0)), Some("BackoffLimitExceeded"));
+        assert_eq!(reason(&job, &seen(3, 1, 0)), is("CompletionsReached"));
+        assert_eq!(reason(&job, &seen(0, 2, 0)), is("BackoffLimitExceeded"));
         let queue = json!({"spec": {"parallelism": 2, "backoffLimit": 1}});
         assert_eq!(reason(&queue, &seen(1, 0, 1)), None);
-        assert_eq!(reason(&queue, &seen(1, 0, 0)), Some("CompletionsReached"));
+        assert_eq!(reason(&queue, &seen(1, 0, 0)), is("CompletionsReached"));
         let late = json!({"spec": {"completions": 1, "backoffLimit": 1, "activeDeadlineSeconds": 1},
             "status": {"startTime": "2020-01-01T00:00:00Z"}});
-        assert_eq!(reason(&late, &seen(0, 0, 1)), Some("DeadlineExceeded"));
+        assert_eq!(reason(&late, &seen(0, 0, 1)), is("DeadlineExceeded"));
     }
 }
