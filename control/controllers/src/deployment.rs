@@ -209,7 +209,9 @@ impl Rollout {
     async fn roll(&mut self, cluster: &Cluster) -> Result<()> {
         let Some(new) = self.new_idx() else { return Ok(()) };
         let have = self.sets.get(new).map_or(0, |set| int_at(set, "spec.replicas"));
-        let room = self.replicas + self.surge() - self.total("spec.replicas");
+        // Pods that a set no longer wants count until they go, or there would be too many.
+        let there = |set: &Value| int_at(set, "spec.replicas").max(int_at(set, "status.replicas"));
+        let room = self.replicas + self.surge() - self.sets.iter().map(there).sum::<i64>();
         let wanted = if have > self.replicas {
             self.replicas
         } else {
