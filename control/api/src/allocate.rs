@@ -12,9 +12,10 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
+use crate::kinds::network::RANGE_IN_USE;
 use crate::kinds::service::{is_external, is_headless, wants_health_check};
 use crate::kinds::{self, KINDS, Kind};
-use crate::object::{Key, Object, at, is_zero, list_at, object, str_at, unset};
+use crate::object::{Key, Object, at, is_zero, list_at, object, set, str_at, unset};
 use crate::status::{FieldError, Result, Status};
 use crate::store::{Event, State, Txn};
 
@@ -103,14 +104,51 @@ pub(crate) fn allocate(
 /// Takes back the addresses of a Service that is gone, or that it no longer has.
 pub(crate) fn release(txn: &mut Txn<'_>, old: Option<&Value>, new: Option<&Value>) {
     let kept = new.map(addresses).unwrap_or_default();
-    for ip in old.map(addresses).unwrap_or_default() {
-        let key = address_key(ip);
-        if !kept.contains(&ip)
-            && let Some(object) = txn.get(&key)
-        {
+    let gone: Vec<IpAddr> = old
+        .map(addresses)
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|ip| !kept.contains(ip))
+        .collect();
+    for key in gone.iter().map(|ip| address_key(*ip)) {
+        if let Some(object) = txn.get(&key) {
             txn.delete(key, object.value());
         }
     }
+    if !gone.is_empty() {
+        retire_ranges(txn);
+    }
+}
+
+/// Lets go of the ranges that are being deleted, once no Service has an address of theirs.
+pub(crate) fn retire_ranges(txn: &mut Txn<'_>) {
+    for (key, object) in txn.list(kinds::number("servicecidrs"), None) {
+        let mut cidr = object.value();
+        let held = list_at(&cidr, "metadata.finalizers").iter().any(|one| one == RANGE_IN_USE);
+        if !held || str_at(&cidr, "metadata.deletionTimestamp").is_empty() || in_use(txn, &cidr) {
+            continue;
+        }
+        let mut finalizers = list_at(&cidr, "metadata.finalizers").to_vec();
+        finalizers.retain(|one| one != RANGE_IN_USE);
+        if finalizers.is_empty() {
+            unset(&mut cidr, "metadata.finalizers");
+            txn.delete(key, cidr);
+        } else {
+            set(&mut cidr, "metadata.finalizers", Value::Array(finalizers));
+            txn.put(key, cidr);
+        }
+    }
+}
+
+/// Whether an address is of this range and of no other that stays.
+fn in_use(txn: &Txn<'_>, cidr: &Value) -> bool {
+    let (ours, others) = (ranges_of(cidr), service_cidrs(txn));
+    txn.list(kinds::number("ipaddresses"), None).iter().any(|(key, _)| {
+        let of = |ranges: &[IpNet]| {
+            key.name.parse::<IpAddr>().is_ok_and(|ip| ranges.iter().any(|net| net.contains(&ip)))
+        };
+        of(&ours) && !of(&others)
+    })
 }
 
 fn service_kind() -> Result<&'static Kind> {
@@ -266,11 +304,12 @@ fn service_cidrs(txn: &Txn<'_>) -> Vec<IpNet> {
     objects.sort_by_key(|(key, _)| (&*key.name != "kubernetes", Arc::clone(&key.name)));
     let live = objects.into_iter().map(|(_, object)| object.value());
     let live = live.filter(|cidr| str_at(cidr, "metadata.deletionTimestamp").is_empty());
-    live.flat_map(|cidr| {
-        let ranges = list_at(&cidr, "spec.cidrs").iter();
-        ranges.filter_map(|range| range.as_str()?.parse().ok()).collect::<Vec<IpNet>>()
-    })
-    .collect()
+    live.flat_map(|cidr| ranges_of(&cidr)).collect()
+}
+
+fn ranges_of(cidr: &Value) -> Vec<IpNet> {
+    let ranges = list_at(cidr, "spec.cidrs").iter();
+    ranges.filter_map(|range| range.as_str()?.parse().ok()).collect()
 }
 
 fn honour(txn: &Txn<'_>, cidrs: &[IpNet], ip: IpAddr, family: &str) -> Result<IpAddr, String> {
@@ -474,6 +513,6 @@ fn load_balancer(txn: &Txn<'_>, ranges: &Ranges, key: &Key, service: &mut Value)
         .collect();
     unset(service, "status.loadBalancer.ingress");
     if !ingress.is_empty() {
-        crate::object::set(service, "status.loadBalancer.ingress", json!(ingress));
+        set(service, "status.loadBalancer.ingress", json!(ingress));
     }
 }

@@ -9,11 +9,18 @@ use super::{Kind, Subresource, decode, row};
 use crate::object::{at, list_at, str_at};
 use crate::status::FieldError;
 
+/// The finalizer of a range from which Services have addresses.
+pub(crate) const RANGE_IN_USE: &str = "networking.k8s.io/service-cidr-finalizer";
+
 pub(super) const SERVICE_CIDR: Kind = Kind {
     namespaced: false,
     subresources: &[Subresource::Status],
     prepare: |cidr, old| {
         if old.is_none() {
+            let mut finalizers = list_at(cidr, "metadata.finalizers").to_vec();
+            finalizers.retain(|one| one != RANGE_IN_USE);
+            finalizers.push(json!(RANGE_IN_USE));
+            cidr["metadata"]["finalizers"] = json!(finalizers);
             let created = at(cidr, "metadata.creationTimestamp").clone();
             cidr["status"] = json!({"conditions": [{
                 "type": "Ready", "status": "True", "reason": "", "lastTransitionTime": created,

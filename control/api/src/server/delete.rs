@@ -171,6 +171,9 @@ pub(super) fn delete_in(
     } else {
         Deleted::Going(txn.put(key.clone(), value))
     };
+    if kind.plural == "servicecidrs" {
+        allocate::retire_ranges(txn);
+    }
     if options.dry_run {
         txn.discard();
     }
