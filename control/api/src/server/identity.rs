@@ -5,7 +5,7 @@ use ring::rand::SecureRandom;
 use serde_json::{Value, json};
 
 use crate::kinds;
-use crate::object::{Key, object, set, str_at};
+use crate::object::{Key, is_zero, object, set, str_at};
 use crate::status::{FieldError, Result, Status};
 use crate::store::Txn;
 
@@ -24,6 +24,17 @@ pub(crate) fn stamp(value: &mut Value) {
     }
     metadata.insert("uid".into(), json!(uid()));
     metadata.insert("creationTimestamp".into(), json!(now()));
+    drop_empty(value);
+}
+
+/// Takes out of metadata what is empty, as Go leaves it out.
+pub(super) fn drop_empty(value: &mut Value) {
+    let metadata = object(&mut object(value)["metadata"]);
+    for field in ["labels", "annotations", "finalizers", "ownerReferences"] {
+        if metadata.get(field).is_some_and(is_zero) {
+            metadata.remove(field);
+        }
+    }
 }
 
 pub(super) fn name_it(txn: &Txn<'_>, number: usize, value: &mut Value) -> Result<()> {

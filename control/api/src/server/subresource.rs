@@ -95,6 +95,12 @@ pub(super) async fn create(
     match sub {
         Subresource::Binding => bind(api, target, &given, options).await,
         Subresource::Eviction => {
+            let (named, name) = (str_at(&given, "metadata.name"), target.key().name);
+            if named != &*name {
+                return Err(Status::bad_request(format!(
+                    "name in URL does not match name in Eviction object: {name} != {named}"
+                )));
+            }
             let delete = given.get("deleteOptions").cloned().unwrap_or_else(|| json!({}));
             let delete = delete::DeleteOptions::read(request, &delete)?;
             let (key, kind) = (target.key(), target.kind);

@@ -7,7 +7,7 @@ use http::{HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
 use super::delete::{is_finalized, remove};
-use super::identity::{name_it, now, stamp};
+use super::identity::{drop_empty, name_it, now, stamp};
 use super::subresource::{self, rescale, scale_of};
 use super::{Api, Request, Target, body, json_response, respond};
 use crate::admission;
@@ -365,6 +365,7 @@ pub(super) fn update_in(
     let mut new = change(&old)?;
     check_preconditions(kind, key, &old, at(&new, "metadata"))?;
     keep_identity(&mut new, &old);
+    drop_empty(&mut new);
     keep_other_part(&mut new, &old, kind, *subresource);
     if kind.plural == "services" && subresource.is_none() {
         new["spec"]["ports"].as_array_mut().into_iter().flatten().for_each(normalise_port);
@@ -372,7 +373,7 @@ pub(super) fn update_in(
     if subresource.is_none() {
         kind.default(&mut new, Some(&old));
     }
-    if kind.generation && desired(&old) != desired(&new) {
+    if kind.generation && !desires_the_same(&old, &new) {
         let generation = at(&old, "metadata.generation").as_i64().unwrap_or(0) + 1;
         set(&mut new, "metadata.generation", json!(generation));
     }
@@ -386,7 +387,7 @@ pub(super) fn update_in(
     if kind.plural == "services" && subresource.is_none() {
         allocate::allocate(txn, ranges, key, &mut new, Some(&old))?;
     }
-    if content(&new) == content(&old) {
+    if says_the_same(&old, &new) {
         return Ok(stored);
     }
     let manager = options.updates(*subresource);
@@ -414,20 +415,30 @@ fn keep_entries_of_vanished_fields(new: &mut Value) {
     managed::write(new, entries);
 }
 
-fn content(value: &Value) -> Value {
-    let mut value = value.clone();
-    unset(&mut value, "metadata.resourceVersion");
-    for entry in value["metadata"]["managedFields"].as_array_mut().into_iter().flatten() {
-        object(entry).remove("time");
-    }
-    value
+/// Whether two versions differ in nothing but their revision and when who wrote what.
+fn says_the_same(a: &Value, b: &Value) -> bool {
+    let metadata = |value: &Value| {
+        let mut metadata = at(value, "metadata").clone();
+        unset(&mut metadata, "resourceVersion");
+        for entry in metadata["managedFields"].as_array_mut().into_iter().flatten() {
+            object(entry).remove("time");
+        }
+        metadata
+    };
+    same_but_for(&["metadata"], a, b) && metadata(a) == metadata(b)
 }
 
-fn desired(value: &Value) -> Value {
-    let mut value = value.clone();
-    object(&mut value).remove("metadata");
-    object(&mut value).remove("status");
-    value
+/// Whether two versions desire the same.
+fn desires_the_same(a: &Value, b: &Value) -> bool {
+    same_but_for(&["metadata", "status"], a, b)
+}
+
+fn same_but_for(parts: &[&str], a: &Value, b: &Value) -> bool {
+    let rest = |value| -> Vec<(&String, &Value)> {
+        let all = Value::as_object(value).into_iter().flatten();
+        all.filter(|(part, _)| !parts.contains(&part.as_str())).collect()
+    };
+    rest(a) == rest(b)
 }
 
 /// What a client cannot change by writing it.
