@@ -21,12 +21,22 @@ mod conflicts;
 mod converge;
 #[path = "control/durability.rs"]
 mod durability;
+#[path = "control/jobs.rs"]
+mod jobs;
 #[path = "control/kubectl.rs"]
 mod kubectl;
+#[path = "control/nodes.rs"]
+mod nodes;
+#[path = "control/protocol.rs"]
+mod protocol;
 #[path = "control/refusals.rs"]
 mod refusals;
+#[path = "control/rollouts.rs"]
+mod rollouts;
 #[path = "control/security.rs"]
 mod security;
+#[path = "control/services.rs"]
+mod services;
 #[path = "control/watching.rs"]
 mod watching;
 #[path = "control/workloads.rs"]

@@ -140,6 +140,30 @@ pub(crate) async fn merge(client: &Client, path: &str, body: &Value) -> kube::Re
     send(client, Request::patch(path), body, "application/merge-patch+json").await
 }
 
+pub(crate) async fn put(client: &Client, path: &str, body: &Value) -> kube::Result<Value> {
+    send(client, Request::put(path), body, "application/json").await
+}
+
+/// Deletes, with `DeleteOptions` that say more.
+pub(crate) async fn delete(client: &Client, path: &str, options: &Value) -> kube::Result<Value> {
+    let mut body = json!({"apiVersion": "v1", "kind": "DeleteOptions"});
+    body.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
+    send(client, Request::delete(path), &body, "application/json").await
+}
+
+/// The items of a list.
+pub(crate) async fn items(client: &Client, path: &str) -> Vec<Value> {
+    get(client, path).await.unwrap()["items"].as_array().unwrap().clone()
+}
+
+/// The code with which a request was refused.
+pub(crate) fn code<T: std::fmt::Debug>(result: kube::Result<T>) -> u16 {
+    match result.unwrap_err() {
+        kube::Error::Api(status) => status.code,
+        error => panic!("{error}"),
+    }
+}
+
 async fn send(
     client: &Client,
     request: http::request::Builder,
@@ -239,8 +263,7 @@ async fn tend(client: &Client, pod: &Value, fate: fn(&Value) -> Value, next_ip: 
         return;
     }
     if !metadata["deletionTimestamp"].is_null() {
-        let body = json!({"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0});
-        _ = send(client, Request::delete(&path), &body, "application/json").await;
+        _ = delete(client, &path, &json!({"gracePeriodSeconds": 0})).await;
     } else if pod["status"]["phase"] == "Pending" {
         let mut status = fate(pod);
         let ip = format!("10.9.{}.{}", *next_ip / 250, *next_ip % 250 + 1);
