@@ -215,6 +215,49 @@ async fn what_there_is_can_be_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rollouts_are_paused_and_nodes_are_drained() {
+    for program in programs() {
+        let companion = Companion::start(&[]).await;
+        let client = companion.client().await;
+        let _nodes = Nodes::start(&client, &["n1", "n2"], ready).await;
+        let kubectl = Kubectl { program, companion: &companion };
+        kubectl.run("create deployment web --image=nginx:1.25").await;
+        kubectl.run("scale deployment web --replicas=4").await;
+        kubectl.run("rollout status deployment web --timeout=30s").await;
+        kubectl.run("rollout pause deployment web").await;
+        kubectl.run("set image deployment/web nginx=nginx:1.26").await;
+        has(&kubectl.refused("rollout pause deployment web").await, &["already paused"]);
+        let images = "get pods -o jsonpath={.items[*].spec.containers[*].image}";
+        assert!(!kubectl.run(images).await.contains("1.26"));
+        kubectl.run("rollout resume deployment web").await;
+        kubectl.run("rollout status deployment web --timeout=30s").await;
+        assert!(!kubectl.run(images).await.contains("1.25"));
+        kubectl.run("rollout restart deployment web").await;
+        kubectl.run("rollout status deployment web --timeout=30s").await;
+
+        let places = "get pods -o jsonpath={.items[*].spec.nodeName}";
+        has(&kubectl.run(places).await, &["n1", "n2"]);
+        kubectl.run("drain n1 --timeout=30s").await;
+        has(&kubectl.run("get node n1").await, &["Ready,SchedulingDisabled"]);
+        kubectl.run("rollout status deployment web --timeout=30s").await;
+        eventually("all are elsewhere", || async {
+            let places = kubectl.run(places).await;
+            (places == "n2 n2 n2 n2").then_some(())
+        })
+        .await;
+        kubectl.run("uncordon n1").await;
+        kubectl.run("taint nodes n2 full=yes:NoExecute").await;
+        eventually("all are back", || async {
+            let places = kubectl.run(places).await;
+            (places == "n1 n1 n1 n1").then_some(())
+        })
+        .await;
+        has(&kubectl.refused("top nodes").await, &["Metrics API not available"]);
+        has(&kubectl.refused("autoscale deployment web --max=3").await, &["could not find"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_deletion_is_waited_for() {
     use std::io::{BufRead, BufReader};
 
