@@ -22,6 +22,8 @@ use tracing::{info, warn};
 use crate::node_args::{SourceArgs, host_name};
 use crate::proxy::terminated;
 
+/// Where a node that runs pods answers them.
+const LINK_LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 20, 53));
 /// More threads than this answer nothing sooner on one node.
 const MAX_WORKERS: usize = 8;
 
@@ -43,7 +45,7 @@ pub(crate) struct Args {
 }
 
 /// What is answered for, and where.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub(crate) struct ServeArgs {
     #[command(flatten)]
     names: NameArgs,
@@ -73,7 +75,7 @@ pub(crate) struct ServeArgs {
 }
 
 /// What names there are.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub(crate) struct NameArgs {
     /// A Corefile; its kubernetes, health, ready and prometheus plugins are followed.
     #[arg(long, value_name = "FILE")]
@@ -181,6 +183,14 @@ impl Dns {
         self.server.packet_ports()
     }
 
+    /// Those of its addresses that others can ask.
+    pub(crate) fn for_others(&self) -> Vec<SocketAddr> {
+        let is_own =
+            |ip: IpAddr| ip.is_loopback() || ip.is_unspecified() || self.link_local.contains(&ip);
+        let addresses = self.server.addresses().iter().copied();
+        addresses.filter(|address| !is_own(address.ip())).collect()
+    }
+
     /// Those of its addresses that nobody but this node can ask.
     pub(crate) fn link_local(&self) -> &[IpAddr] {
         &self.link_local
@@ -259,6 +269,19 @@ impl ServeArgs {
     /// The domain of the cluster's names.
     pub(crate) fn cluster_domain(&self) -> &str {
         self.names.cluster_domain.as_deref().unwrap_or("cluster.local")
+    }
+
+    /// For a node that runs pods: its own pods are answered at a link-local address, and other nodes
+    /// at its own addresses, unless the flags say where.
+    pub(crate) fn for_pods(&self, node: &[IpAddr]) -> Self {
+        let mut args = self.clone();
+        if args.listen.is_empty() {
+            args.listen = node.iter().map(|ip| SocketAddr::new(*ip, 53)).collect();
+        }
+        if args.link_local.is_empty() {
+            args.link_local = vec![LINK_LOCAL];
+        }
+        args
     }
 
     fn listen(&self, corefile: Option<&Corefile>) -> Listen {

@@ -2,6 +2,7 @@
 
 pub(crate) mod lead;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -12,15 +13,15 @@ use tracing::info;
 
 use self::lead::Lead;
 use crate::dns::{Dns, Led, ServeArgs};
-use crate::node_args::{NodeArgs, SourceArgs, host_name};
+use crate::node_args::{NodeArgs, SourceArgs};
 use crate::pods::{Place, PodArgs};
 use crate::proxy::{KernelArgs, Proxy, terminated};
 
 /// Route the Services of this node and answer for their names, until told to stop. A name is told
 /// once this node routes its address, or after a second at most. With --link-local, questions to the
 /// cluster's DNS are answered here while this process lives. What is programmed stays in the kernel;
-/// `fairlead cleanup` removes it. With --run-pods it is the agent that runs the node's pods instead,
-/// beside `fairlead proxy` and `fairlead dns`; they live on without it.
+/// `fairlead cleanup` removes it. With --run-pods it is also the agent that runs the node's pods, which
+/// live on without it; it answers their names, and other nodes' at its own addresses.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -45,20 +46,35 @@ pub(crate) struct Args {
 /// what to do.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     crate::log(args.v);
+    let mut serve = args.serve.clone();
     if args.pods.are_run() {
-        return run_pods(args);
+        serve = serve.for_pods(&args.pods.addresses()?);
     }
     let (teller, applied) = applied();
     let mut proxy = Proxy::prepare(&args.node, &args.kernel, Some(teller))?;
+    let cgroup = match &args.kernel.cgroup {
+        Some(path) => path.clone(),
+        None if !args.pods.are_run() => PathBuf::new(),
+        None => sandbox::cgroup::find_mount().context("or name one with --cgroup")?,
+    };
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // What the proxy leaves alone (headless, foreign, aliases) has names all the same.
         let watched = args.source.watch_everything(proxy.node_name()).await?;
-        let dns = Dns::start(&args.serve, &args.source, Led::ByNode).await?;
+        let dns = Dns::start(&serve, &args.source, Led::ByNode).await?;
         lead::note(&proxy.status_file(), dns.link_local())?;
         let mut lead = Lead::new(proxy.take_own_dns(), &dns)?;
         let (names, services) = (watched.feed.subscribe(), watched.feed.subscribe());
-        let ending = async {
+        let node_name = proxy.node_name().to_owned();
+        let place = Place {
+            source: &args.source,
+            node_name: &node_name,
+            cgroup: &cgroup,
+            domain: serve.cluster_domain(),
+            names: dns.for_others(),
+        };
+        let stop = CancellationToken::new();
+        let told = async {
             tokio::select! {
                 () = dns.follow(names, Some(applied)) => {}
                 () = lead::follow(&mut lead, services, args.pods.cluster_dns()) => {}
@@ -66,41 +82,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                     info!("{}: leaving what is programmed in place", signal?);
                 }
             }
+            stop.cancel();
             Ok(())
         };
-        let done = proxy.serve(watched, ending).await;
+        let ending =
+            async { tokio::try_join!(args.pods.run(&place, stop.clone()), told).map(|_| ()) };
+        let done = Box::pin(proxy.serve(watched, ending)).await;
         // From here on the endpoints of the Service are asked.
         drop(lead);
         dns.stop().await;
         done
-    })
-}
-
-/// Runs the node's pods, until told to stop.
-fn run_pods(args: &Args) -> anyhow::Result<ExitCode> {
-    let node_name = match args.node.hostname_override.as_str() {
-        "" => host_name()?,
-        name => name.to_owned(),
-    };
-    let cgroup = match &args.kernel.cgroup {
-        Some(path) => path.clone(),
-        None => sandbox::cgroup::find_mount().context("or name one with --cgroup")?,
-    };
-    let place = Place {
-        source: &args.source,
-        node_name: &node_name,
-        cgroup: &cgroup,
-        domain: args.serve.cluster_domain(),
-    };
-    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let stop = CancellationToken::new();
-        let told = async {
-            terminated().await?;
-            stop.cancel();
-            Ok(())
-        };
-        tokio::try_join!(args.pods.run(&place, stop.clone()), told)?;
-        Ok(ExitCode::SUCCESS)
     })
 }

@@ -64,6 +64,8 @@ pub(crate) struct Place<'a> {
     pub(crate) cgroup: &'a Path,
     /// The domain of the cluster's names.
     pub(crate) domain: &'a str,
+    /// Where this node answers them for others.
+    pub(crate) names: Vec<SocketAddr>,
 }
 
 impl PodArgs {
@@ -98,8 +100,16 @@ impl PodArgs {
         Ok(Box::pin(::node::run(config, connection.client().clone(), stop)).await?)
     }
 
+    /// The node's own addresses, one a family.
+    ///
+    /// # Errors
+    /// They cannot be looked up.
+    pub(crate) fn addresses(&self) -> anyhow::Result<Vec<IpAddr>> {
+        if self.node_ip.is_empty() { own_addresses() } else { Ok(self.node_ip.clone()) }
+    }
+
     fn config(&self, place: &Place<'_>) -> anyhow::Result<::node::Config> {
-        let Place { source, node_name, cgroup, domain } = *place;
+        let &Place { source, node_name, cgroup, domain, ref names } = place;
         anyhow::ensure!(
             source.objects.is_none(),
             "--run-pods needs an API server, and --objects names a folder: use --kubeconfig"
@@ -112,8 +122,7 @@ impl PodArgs {
             nix::unistd::geteuid().is_root(),
             "--run-pods makes namespaces and cgroups: run it as root"
         );
-        let addresses =
-            if self.node_ip.is_empty() { own_addresses()? } else { self.node_ip.clone() };
+        let addresses = self.addresses()?;
         let first = *addresses
             .first()
             .context("no link has an address of its own: name one with --node-ip")?;
@@ -134,6 +143,7 @@ impl PodArgs {
             root: self.root_dir.clone(),
             cgroup: cgroup.to_owned(),
             cluster_dns: self.cluster_dns.clone(),
+            names: names.clone(),
             cluster_domain: domain.to_owned(),
             labels: self.node_labels.iter().map(label).collect::<anyhow::Result<_>>()?,
             max_pods: self.max_pods,

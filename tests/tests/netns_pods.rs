@@ -10,6 +10,8 @@
 mod agent;
 #[path = "netns_pods/first_day.rs"]
 mod first_day;
+#[path = "netns_pods/names.rs"]
+mod names;
 #[path = "netns_pods/restarts.rs"]
 mod restarts;
 #[path = "netns_pods/trouble.rs"]

@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::Cluster;
+use crate::cluster_dns;
 use crate::names::ClusterDns;
 use crate::network::{Network, NetworkError};
 use crate::process::Processes;
@@ -38,8 +39,10 @@ pub struct Config {
     pub root: PathBuf,
     /// The cgroup v2 directory above every pod.
     pub cgroup: PathBuf,
-    /// The DNS servers of pods.
+    /// The DNS servers of pods; if empty, Service kube-system/kube-dns.
     pub cluster_dns: Vec<IpAddr>,
+    /// Where this node answers names for others, an address a family.
+    pub names: Vec<SocketAddr>,
     /// The domain of the cluster's names.
     pub cluster_domain: String,
     /// Where logs are read and commands run from.
@@ -114,6 +117,7 @@ pub async fn run(config: Config, client: Client, stop: CancellationToken) -> Res
         ended = serve(&config, &cluster, &mut registration) => ended,
         () = stop.cancelled() => Ok(()),
     };
+    cluster_dns::withdraw(&cluster, &config.names).await;
     tracing::info!("pods go on without the agent");
     ended
 }
@@ -158,6 +162,7 @@ async fn serve(
         () = follow(&node, found, &pods) => Ok(()),
         () = registration.keep() => Ok(()),
         () = crate::routes::keep(cluster, &config.node_name, &network) => Ok(()),
+        () = cluster_dns::keep(cluster, &config.names), if !config.names.is_empty() => Ok(()),
         () = server::serve(listener, Arc::clone(&node), known, key) => Ok(()),
     }
 }

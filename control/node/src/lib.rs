@@ -11,12 +11,13 @@
 //! Read in this order: `life` (what becomes of a pod), `worker` (who sees to it), [`agent`],
 //! `runtime` (what a runtime does), `process` (the one that needs nothing installed). The rest
 //! prepares containers: `environment`, `volumes`, `names`, `network`, `prepare`; asks after them:
-//! `probe`; and answers for them: `server`, `registration`, `routes`.
+//! `probe`; and answers for them: `server`, `registration`, `routes`, `cluster_dns`.
 
 #![forbid(unsafe_code)]
 
 pub mod agent;
 mod api;
+mod cluster_dns;
 mod environment;
 mod life;
 mod log;

@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{Container, LifecycleHandler, ObjectReference, P
 
 use super::Begun;
 use crate::api::{Cluster, Happened};
+use crate::cluster_dns;
 use crate::environment::Sources;
 use crate::life::SandboxState;
 use crate::names::{self, ClusterDns};
@@ -254,17 +255,27 @@ impl Node {
             Volumes { cluster: &self.cluster, pod, sources: &sources, dir: dir.join("volumes") };
         let volumes = volumes.set_up().await?;
         let places = Places { pod: dir, logs: self.logs_dir(pod), volumes };
-        self.write_names(pod, sandbox, &places)?;
+        let mut dns = self.dns.clone();
+        if dns.servers.is_empty() {
+            dns.servers = cluster_dns::servers(&self.cluster).await?;
+        }
+        self.write_names(pod, sandbox, &places, &dns)?;
         prepare::container(pod, container, attempt, &sources, &places)
     }
 
     /// Writes `/etc/hosts` and its like, once for a sandbox.
-    fn write_names(&self, pod: &Pod, sandbox: &Sandbox, places: &Places) -> io::Result<()> {
+    fn write_names(
+        &self,
+        pod: &Pod,
+        sandbox: &Sandbox,
+        places: &Places,
+        dns: &ClusterDns,
+    ) -> io::Result<()> {
         let own = places.pod.join("own");
         fs::create_dir_all(&own)?;
         let host = |file: &str| fs::read_to_string(file).unwrap_or_default();
-        let hosts = names::hosts(pod, &sandbox.addresses, &self.dns, &host("/etc/hosts"));
-        let resolv_conf = names::resolv_conf(pod, &self.dns, &host("/etc/resolv.conf"));
+        let hosts = names::hosts(pod, &sandbox.addresses, dns, &host("/etc/hosts"));
+        let resolv_conf = names::resolv_conf(pod, dns, &host("/etc/resolv.conf"));
         for (name, text) in [
             ("hosts", hosts),
             ("resolv.conf", resolv_conf),
