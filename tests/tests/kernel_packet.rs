@@ -1,16 +1,17 @@
 //! The packet programs in the kernel, run by hand.
 
 use load::test_run::Bench;
+use tests::packet::kernel::alone;
 use tests::packet::play::{Arm, play};
 
 #[test]
 fn every_packet_becomes_in_the_kernel_what_its_case_says() {
-    play_all(false);
+    alone(|| play_all(false));
 }
 
 #[test]
 fn a_device_that_has_summed_a_packet_is_not_made_a_liar() {
-    play_all(true);
+    alone(|| play_all(true));
 }
 
 #[expect(clippy::unwrap_used, reason = "a test fails loudly")]

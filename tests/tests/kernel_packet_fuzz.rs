@@ -2,12 +2,14 @@
 //! of them. `cargo xtask fuzz packets` is the long run.
 
 use tests::packet::fuzz::Fuzz;
+use tests::packet::kernel::alone;
 
 #[test]
 fn random_packets_become_in_the_kernel_what_the_decision_code_says() {
-    let mut fuzz = Fuzz::open().unwrap_or_else(|error| panic!("{error}"));
-    let (done, differences) =
-        fuzz.run(1, 40_000, 1, |_| {}).unwrap_or_else(|error| panic!("{error}"));
+    let (done, differences) = alone(|| {
+        let mut fuzz = Fuzz::open().unwrap_or_else(|error| panic!("{error}"));
+        fuzz.run(1, 40_000, 1, |_| {}).unwrap_or_else(|error| panic!("{error}"))
+    });
     if let Some(difference) = differences.first() {
         panic!("{difference}");
     }

@@ -104,6 +104,11 @@ counters! {
     FragmentHeld = "fragment_held",
     /// Dropped: no room to hold a fragment that came before the first of its datagram.
     DroppedFragment = "drop_fragment",
+    /// The first fragment of a datagram has come, and those that were held for it go on behind it.
+    FragmentsReleased = "fragments_released",
+    /// A fragment that came before the first of its datagram found no room to be held, and went on:
+    /// it may be for a socket.
+    FragmentNotHeld = "fragment_not_held",
 }
 
 impl Counter {

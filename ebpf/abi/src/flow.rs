@@ -110,7 +110,7 @@ impl Tuple {
     }
 }
 
-/// Key of `FRAGMENTS`: a datagram in parts, of which only the first has the ports.
+/// Key of `DATAGRAMS`: a datagram in parts, of which only the first has the ports.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FragmentKey {
@@ -126,6 +126,48 @@ pub struct FragmentKey {
     pub leaves: u8,
     /// Zero.
     pub pad: u16,
+}
+
+/// Value of `DATAGRAMS`: what the first fragment said.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ports {
+    /// Source port and destination port as they stand in memory.
+    pub ports: u32,
+    /// When it came, in seconds of the monotonic clock.
+    pub at: u32,
+}
+
+/// For how many seconds a datagram's fragments belong together: identifications are used again.
+pub const DATAGRAM_SECONDS: u32 = 5;
+
+/// Key of `HELD`: one of the fragments that came before the first of their datagram.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HeldKey {
+    /// The datagram.
+    pub datagram: FragmentKey,
+    /// Which of its places it took, below [`HELD_PLACES`].
+    pub place: u32,
+}
+
+/// Fragments that are held of one datagram at most.
+pub const HELD_PLACES: u32 = 16;
+/// Their bytes at most.
+pub const HELD_BYTES: u32 = 24 << 10;
+/// The longest fragment that is held: what an Ethernet frame carries, be it a jumbo one.
+pub const HELD_LEN: usize = 9216;
+
+/// Value of `HELD`: a fragment, from its network header on.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// When it came, in seconds of the monotonic clock.
+    pub at: u32,
+    /// How long it is.
+    pub len: u32,
+    /// Its bytes; what is behind them means nothing.
+    pub bytes: [u8; HELD_LEN],
 }
 
 /// What is known of one end's half of a connection, in [`Record::forward`] and [`Record::reply`].
@@ -207,6 +249,9 @@ impl Record {
 const _: () = assert!(size_of::<Tuple>() == 40);
 const _: () = assert!(size_of::<Record>() == 88);
 const _: () = assert!(size_of::<FragmentKey>() == 40);
+const _: () = assert!(size_of::<Ports>() == 8);
+const _: () = assert!(size_of::<HeldKey>() == 44);
+const _: () = assert!(size_of::<Held>() == 8 + HELD_LEN);
 
 #[cfg(test)]
 mod tests {

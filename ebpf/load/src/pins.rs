@@ -15,12 +15,13 @@ use nix::fcntl::{Flock, FlockArg};
 use thiserror::Error;
 
 /// Maps that are pinned, in the order in which they are.
-pub(crate) const MAPS: [&str; 23] = [
+pub(crate) const MAPS: [&str; 24] = [
     "NEW_NAMES",
     "NEW_FLOWS",
     "NAMES",
     "FLOWS",
-    "FRAGMENTS",
+    "DATAGRAMS",
+    "HELD",
     "DEVICES",
     "SOCKETS",
     "UDP_PEERS",

@@ -10,7 +10,7 @@
 //! Between the two, the kernel forwards: it sees client and endpoint, in both directions.
 
 use abi::counter::Counter;
-use abi::flow::{FragmentKey, SNAT_FIRST, Seen, Tuple, flag};
+use abi::flow::{SNAT_FIRST, Seen, Tuple, flag};
 
 use crate::flow::{self, Found};
 use crate::live::From;
@@ -33,6 +33,8 @@ impl Verdict {
     pub const REROUTE: Self = Self(2);
     /// No connection that is known: [`to_frontend`] decides.
     pub const UNKNOWN: Self = Self(3);
+    /// Nothing stands against it: what follows decides.
+    pub const ON: Self = Self(4);
     const DROP: u32 = 16;
 
     /// Drop it, for that reason, which is not counted yet.
@@ -66,13 +68,11 @@ pub fn arrives<T: Tables>(packet: &mut impl Packet, tables: &T, parsed: &mut Par
     if !matches!(parsed.protocol, TCP | UDP | SCTP) {
         return Verdict::PASS;
     }
-    if !has_ports(tables, parsed, false) {
-        // Without its ports nobody can tell whose it is.
-        return if tables.is_ours(&parsed.dst) {
-            Verdict::drop(Counter::DroppedFragment)
-        } else {
-            Verdict::PASS
-        };
+    if parsed.fragment != Fragment::Whole {
+        match packet.fragment(tables, parsed, false) {
+            Verdict::ON => {}
+            verdict => return verdict,
+        }
     }
     match packet.known_arrives(tables, parsed) {
         Verdict::UNKNOWN => packet.to_frontend(tables, parsed, false),
@@ -96,40 +96,16 @@ pub fn leaves<T: Tables>(
     if !matches!(parsed.protocol, TCP | UDP | SCTP) {
         return Verdict::PASS;
     }
-    if !has_ports(tables, parsed, true) {
-        return Verdict::PASS;
+    if parsed.fragment != Fragment::Whole {
+        match packet.fragment(tables, parsed, true) {
+            Verdict::ON => {}
+            verdict => return verdict,
+        }
     }
     match packet.known_leaves(tables, parsed, made_here) {
         Verdict::UNKNOWN => packet.to_frontend(tables, parsed, true),
         verdict => verdict,
     }
-}
-
-/// Finds the ports of a fragment that has none, and notes those of one that has.
-#[inline(always)]
-fn has_ports<T: Tables>(tables: &T, parsed: &mut Parsed, leaves: bool) -> bool {
-    let (id, first) = match parsed.fragment {
-        Fragment::Whole => return true,
-        Fragment::First(id) => (id, true),
-        Fragment::Later(id) => (id, false),
-    };
-    let key = FragmentKey {
-        src: parsed.src,
-        dst: parsed.dst,
-        id,
-        protocol: parsed.protocol,
-        leaves: u8::from(leaves),
-        pad: 0,
-    };
-    if first {
-        tables.note_ports(&key, u32::from(parsed.src_port) | u32::from(parsed.dst_port) << 16);
-        return true;
-    }
-    let Some(ports) = tables.ports(&key) else { return false };
-    let [a, b, c, d] = ports.to_le_bytes();
-    parsed.src_port = u16::from_le_bytes([a, b]);
-    parsed.dst_port = u16::from_le_bytes([c, d]);
-    true
 }
 
 /// A packet that arrives, of a connection that is known; else [`Verdict::UNKNOWN`].

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //!  bytes ─▶ parse ─▶ decide ─▶ flow     which connection is it, or is it a new one
-//!                      │  └──▶ icmp     errors, echo requests
+//!                      │  ├──▶ icmp     errors, echo requests
+//!                      │  └──▶ fragment parts of datagrams
 //!                      ▼
 //!                    rewrite ─▶ checksum        refuse: the packet becomes its refusal
 //! ```
@@ -22,6 +23,7 @@ extern crate std;
 pub mod checksum;
 pub mod decide;
 pub mod flow;
+pub mod fragment;
 pub mod icmp;
 pub mod live;
 #[cfg(feature = "memory")]

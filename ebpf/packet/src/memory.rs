@@ -9,7 +9,7 @@ use std::vec::Vec;
 
 use abi::addr::Addr;
 use abi::counter::Counter;
-use abi::flow::{FragmentKey, Record, Tuple};
+use abi::flow::{FragmentKey, HeldKey, Ports, Record, Tuple};
 
 use crate::checksum::{both, fold16, mended};
 use crate::decide::{self, Verdict};
@@ -25,6 +25,15 @@ pub struct Frame {
     pub bytes: Vec<u8>,
     /// Whether a device has yet to complete its transport checksum.
     pub partial: bool,
+    /// What was sent again on the way.
+    pub again: Vec<Vec<u8>>,
+}
+
+impl Frame {
+    /// A frame of these bytes.
+    pub fn new(bytes: &[u8]) -> Self {
+        Self { bytes: bytes.to_vec(), partial: false, again: Vec::new() }
+    }
 }
 
 impl Packet for Frame {
@@ -73,6 +82,10 @@ impl Packet for Frame {
         Some(())
     }
 
+    fn again(&mut self, _leaves: bool) {
+        self.again.push(self.bytes.clone());
+    }
+
     fn sum(&self, offset: u32, end: u32) -> Option<u32> {
         let bytes = self.bytes.get(offset as usize..end as usize)?;
         Some(bytes.chunks(4).fold(0, |sum, chunk| {
@@ -91,6 +104,8 @@ pub trait Services {
     fn is_cluster_ip(&self, address: &Addr) -> bool;
     /// [`Tables::is_ours`].
     fn is_ours(&self, address: &Addr) -> bool;
+    /// [`Tables::is_pod`].
+    fn is_pod(&self, address: &Addr) -> bool;
     /// [`Tables::choose`].
     fn choose(&self, slot: u32, client: &Addr, here: bool, random: u32) -> Choice;
     /// [`Tables::generation`].
@@ -118,10 +133,14 @@ pub struct Memory<S> {
     counts: RefCell<HashMap<u32, u64>>,
     established: (Flows, Names),
     new: (Flows, Names),
-    fragments: RefCell<HashMap<FragmentKey, u32>>,
+    datagrams: RefCell<HashMap<FragmentKey, Ports>>,
+    held: RefCell<HashMap<HeldKey, Waiting>>,
     random: Cell<u32>,
     words: RefCell<VecDeque<u32>>,
 }
+
+/// When a fragment came, and its bytes.
+type Waiting = (u32, Vec<u8>);
 
 /// All connections of a stage, and all names.
 pub type Connections = (Vec<(Tuple, Record)>, Vec<(Tuple, Tuple)>);
@@ -137,7 +156,8 @@ impl<S: Services> Memory<S> {
             counts: RefCell::default(),
             established: Default::default(),
             new: Default::default(),
-            fragments: RefCell::default(),
+            datagrams: RefCell::default(),
+            held: RefCell::default(),
             random: Cell::new(1),
             words: RefCell::default(),
         }
@@ -162,8 +182,13 @@ impl<S: Services> Memory<S> {
     }
 
     /// The ports of datagrams whose first fragments have come, in no order.
-    pub fn fragments(&self) -> Vec<(FragmentKey, u32)> {
-        self.fragments.borrow().iter().map(|(key, ports)| (*key, *ports)).collect()
+    pub fn datagrams(&self) -> Vec<(FragmentKey, Ports)> {
+        self.datagrams.borrow().iter().map(|(key, ports)| (*key, *ports)).collect()
+    }
+
+    /// The fragments that wait for the first of their datagram, in no order.
+    pub fn held(&self) -> Vec<(HeldKey, Vec<u8>)> {
+        self.held.borrow().iter().map(|(key, (_, bytes))| (*key, bytes.clone())).collect()
     }
 
     /// Decides on a frame with a link-layer header of fourteen bytes.
@@ -202,7 +227,8 @@ impl<S: Services> Memory<S> {
             flows.borrow_mut().clear();
             names.borrow_mut().clear();
         }
-        self.fragments.borrow_mut().clear();
+        self.datagrams.borrow_mut().clear();
+        self.held.borrow_mut().clear();
     }
 
     fn of(&self, stage: Stage) -> &(Flows, Names) {
@@ -293,12 +319,45 @@ impl<S: Services> Tables for Memory<S> {
         self.services.device(v6)
     }
 
-    fn note_ports(&self, key: &FragmentKey, ports: u32) {
-        self.fragments.borrow_mut().insert(*key, ports);
+    fn is_pod(&self, address: &Addr) -> bool {
+        self.services.is_pod(address)
     }
 
-    fn ports(&self, key: &FragmentKey) -> Option<u32> {
-        self.fragments.borrow().get(key).copied()
+    fn note_ports(&self, key: &FragmentKey, ports: &Ports) {
+        self.datagrams.borrow_mut().insert(*key, *ports);
+    }
+
+    fn ports(&self, key: &FragmentKey) -> Option<Ports> {
+        self.datagrams.borrow().get(key).copied()
+    }
+
+    fn held(&self, key: &HeldKey) -> Option<(u32, u32)> {
+        let held = self.held.borrow();
+        let (at, bytes) = held.get(key)?;
+        Some((*at, u32::try_from(bytes.len()).ok()?))
+    }
+
+    fn hold(&self, packet: &impl Packet, key: &HeldKey, l3: u32, len: u32) -> Added {
+        let bytes: Option<Vec<u8>> =
+            (l3..l3 + len).map(|at| packet.load(at).map(|[byte]: [u8; 1]| byte)).collect();
+        let Some(bytes) = bytes else { return Added::Full };
+        let mut held = self.held.borrow_mut();
+        if held.contains_key(key) {
+            return Added::Taken;
+        }
+        held.insert(*key, (self.seconds(), bytes));
+        Added::Fresh
+    }
+
+    fn become_held(&self, packet: &mut impl Packet, key: &HeldKey, l3: u32) -> Option<()> {
+        let held = self.held.borrow();
+        let (_, bytes) = held.get(key)?;
+        packet.resize(l3 + u32::try_from(bytes.len()).ok()?)?;
+        (l3..).zip(bytes).try_for_each(|(at, byte)| packet.store(at, &[*byte]))
+    }
+
+    fn let_go(&self, key: &HeldKey) {
+        self.held.borrow_mut().remove(key);
     }
 
     fn flow(&self, stage: Stage, sent: &Tuple) -> Option<Live> {

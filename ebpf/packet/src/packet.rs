@@ -6,7 +6,7 @@ use crate::decide::{self, Verdict};
 use crate::parse::Parsed;
 use crate::rewrite::{self, End};
 use crate::tables::Tables;
-use crate::{icmp, refuse};
+use crate::{fragment, icmp, refuse};
 
 /// Bytes that can be read and rewritten in place, in the kernel or in a test.
 pub trait Packet: Sized {
@@ -53,6 +53,15 @@ pub trait Packet: Sized {
         } else {
             icmp::leaves(self, tables, parsed, &mut quoted)
         }
+    }
+
+    /// Sends the packet as it is now through the same program again: it arrives, or leaves, once
+    /// more. What cannot be sent is lost, as on a wire.
+    fn again(&mut self, leaves: bool);
+
+    /// Finds the ports of a fragment ([`fragment::fragment`]).
+    fn fragment(&mut self, tables: &impl Tables, parsed: &mut Parsed, leaves: bool) -> Verdict {
+        fragment::fragment(self, tables, parsed, leaves)
     }
 
     /// Decides on a packet of a connection that is known ([`decide::known_arrives`]).

@@ -2,11 +2,12 @@
 
 use abi::addr::Addr;
 use abi::counter::Counter;
-use abi::flow::{FragmentKey, Record, Tuple};
+use abi::flow::{FragmentKey, HeldKey, Ports, Record, Tuple};
 
 use crate::decide::Verdict;
 use crate::flow;
 use crate::live::Live;
+use crate::packet::Packet;
 
 /// Which of the two pairs of maps a connection is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +101,8 @@ pub trait Tables: Sized {
     fn find(&self, address: &Addr, port: u16, protocol: u8) -> Found;
     /// Whether an address is a cluster IP.
     fn is_cluster_ip(&self, address: &Addr) -> bool;
+    /// Whether a packet that leaves for an address leaves for a pod of this node.
+    fn is_pod(&self, address: &Addr) -> bool;
     /// An endpoint for a new connection of a client.
     fn choose(&self, slot: u32, client: &Addr, here: bool) -> Choice;
     /// The generation of a slot's serving endpoints.
@@ -110,9 +113,17 @@ pub trait Tables: Sized {
     fn device(&self, v6: bool) -> Option<Addr>;
 
     /// Notes the ports of a datagram, as they stand in its first fragment.
-    fn note_ports(&self, key: &FragmentKey, ports: u32);
+    fn note_ports(&self, key: &FragmentKey, ports: &Ports);
     /// The ports of a datagram, if its first fragment came before.
-    fn ports(&self, key: &FragmentKey) -> Option<u32>;
+    fn ports(&self, key: &FragmentKey) -> Option<Ports>;
+    /// When the fragment in a place came, and how long it is.
+    fn held(&self, key: &HeldKey) -> Option<(u32, u32)>;
+    /// Copies a packet's `len` bytes from `l3` on to a place.
+    fn hold(&self, packet: &impl Packet, key: &HeldKey, l3: u32, len: u32) -> Added;
+    /// Turns a packet, from `l3` on, into the fragment in a place.
+    fn become_held(&self, packet: &mut impl Packet, key: &HeldKey, l3: u32) -> Option<()>;
+    /// Frees a place.
+    fn let_go(&self, key: &HeldKey);
     /// Whether an address is a Service's, or one of the node that serves node ports.
     fn is_ours(&self, address: &Addr) -> bool;
 

@@ -163,6 +163,15 @@ fn is_in_ranges(slot: u32, client: &Addr) -> bool {
 /// What kind of source a client is: the order is `proxy::plan::trace`'s.
 #[inline(always)]
 fn source(client: &Addr, device: u32) -> Source {
+    if is_pod(client, device) {
+        return Source::Pod;
+    }
+    if flags_of(client) & AddressValue::LOCAL != 0 { Source::Node } else { Source::Outside }
+}
+
+/// Whether an address behind a device is a pod's of this node.
+#[inline(always)]
+pub(crate) fn is_pod(client: &Addr, device: u32) -> bool {
     let (tells, by_device) = if client.is_v4() {
         (Node::PODS_V4, Node::PODS_BY_DEVICE_V4)
     } else {
@@ -173,17 +182,13 @@ fn source(client: &Addr, device: u32) -> Source {
         Some(node) => unsafe { (&raw const (*node).flags).read_volatile() },
         None => 0,
     };
-    if flags & tells != 0 {
-        let is_pod = if flags & by_device != 0 {
-            is_pods_device(device, client.is_v4())
-        } else {
-            prefix_flags(client) & PrefixFlags::POD != 0
-        };
-        if is_pod {
-            return Source::Pod;
-        }
+    if flags & tells == 0 {
+        false
+    } else if flags & by_device != 0 {
+        is_pods_device(device, client.is_v4())
+    } else {
+        prefix_flags(client) & PrefixFlags::POD != 0
     }
-    if flags_of(client) & AddressValue::LOCAL != 0 { Source::Node } else { Source::Outside }
 }
 
 #[inline(always)]

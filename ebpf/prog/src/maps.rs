@@ -11,7 +11,7 @@ use abi::device::Device;
 use abi::dns::{N_FAMILIES, OwnServer};
 use abi::drop::Dropped;
 use abi::endpoint::Endpoint;
-use abi::flow::{FragmentKey, Record, Tuple};
+use abi::flow::{FragmentKey, Held, HeldKey, Ports, Record, Tuple};
 use abi::frontend::{FrontendKey, FrontendValue};
 use abi::node::Node;
 use abi::slot::Slot;
@@ -109,7 +109,15 @@ pub(crate) static NEW_NAMES: LruHashMap<Tuple, Tuple, 131_072> = LruHashMap::new
 
 /// Which ports has the datagram of which this is a later part?
 #[btf_map]
-pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, u32, 8_192> = LruHashMap::new();
+pub(crate) static DATAGRAMS: LruHashMap<FragmentKey, Ports, 8_192> = LruHashMap::new();
+
+/// Which fragments came before the first of their datagram?
+#[btf_map]
+pub(crate) static HELD: LruHashMap<HeldKey, Held, 256> = LruHashMap::new();
+
+/// What is the fragment at hand, before it is held?
+#[btf_map]
+pub(crate) static HOLD: PerCpuArray<Held, 1> = PerCpuArray::new();
 
 /// What is known of the device?
 #[btf_map]

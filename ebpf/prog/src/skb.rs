@@ -1,13 +1,16 @@
 //! A packet in the kernel: `packet::packet::Packet` over `__sk_buff`.
 
+use core::hint::black_box;
+
 use abi::addr::Addr;
+use abi::flow::HELD_LEN;
 use aya_ebpf::bindings::{
-    __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM,
+    __sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM,
     bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes,
-    bpf_skb_store_bytes,
+    bpf_clone_redirect, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail,
+    bpf_skb_load_bytes, bpf_skb_store_bytes,
 };
 use packet::checksum::both;
 use packet::decide::Verdict;
@@ -44,6 +47,27 @@ impl Skb {
     pub(crate) fn is_made_here(self) -> bool {
         // SAFETY: as above.
         unsafe { (&raw const (*self.0).ingress_ifindex).read_volatile() == 0 }
+    }
+}
+
+impl Skb {
+    /// Copies `len` bytes from an offset on.
+    #[inline(always)]
+    pub(crate) fn load_into(self, offset: u32, len: u32, to: *mut [u8; HELD_LEN]) -> bool {
+        let Some(len) = bounded(len) else { return false };
+        // SAFETY: there is room for so many bytes.
+        unsafe { bpf_skb_load_bytes(self.0.cast(), offset, to.cast(), len) == 0 }
+    }
+
+    /// Replaces `len` bytes from an offset on.
+    #[inline(always)]
+    pub(crate) fn store_from(self, offset: u32, len: u32, from: *const [u8; HELD_LEN]) -> bool {
+        let Some(len) = bounded(len) else { return false };
+        // SAFETY: there are so many bytes.
+        unsafe {
+            let flags = u64::from(BPF_F_RECOMPUTE_CSUM);
+            bpf_skb_store_bytes(self.0, offset, from.cast(), len, flags) == 0
+        }
     }
 }
 
@@ -114,6 +138,18 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
+    fn again(&mut self, leaves: bool) {
+        let flags = if leaves { 0 } else { u64::from(BPF_F_INGRESS) };
+        // SAFETY: takes numbers only. A device that is going down sends nothing.
+        _ = unsafe { bpf_clone_redirect(self.0, self.device(), flags) };
+    }
+
+    #[inline(always)]
+    fn fragment(&mut self, _tables: &impl Tables, _parsed: &mut Parsed, leaves: bool) -> Verdict {
+        steps::fragment(*self, leaves)
+    }
+
+    #[inline(always)]
     fn known_arrives(&mut self, _tables: &impl Tables, _parsed: &mut Parsed) -> Verdict {
         steps::known_arrives(*self)
     }
@@ -171,4 +207,12 @@ fn store<const N: usize>(skb: Skb, offset: u32, bytes: &[u8; N], flags: u64) -> 
     let result =
         unsafe { bpf_skb_store_bytes(skb.0, offset, bytes.as_ptr().cast(), N as u32, flags) };
     (result == 0).then_some(())
+}
+
+/// A length that the verifier sees to be one. The compiler would leave out a comparison that it knows
+/// the result of.
+#[inline(always)]
+fn bounded(len: u32) -> Option<u32> {
+    let less_one = black_box(len.wrapping_sub(1));
+    ((less_one as usize) < HELD_LEN).then(|| less_one + 1)
 }

@@ -12,7 +12,7 @@ use packet::flow::Found;
 use packet::live::Live;
 use packet::rewrite::End;
 use packet::tables::{Choice, Chosen, Stage};
-use packet::{decide, flow, icmp, parse, refuse, rewrite};
+use packet::{decide, flow, fragment, icmp, parse, refuse, rewrite};
 
 use crate::dns;
 use crate::lead;
@@ -83,6 +83,14 @@ step! {
         #[expect(clippy::cast_possible_truncation, reason = "a port")]
         let done = rewrite::rewrite(&mut Skb(skb.0), parsed, end, address, port as u16);
         u32::from(done.is_some())
+    }
+}
+
+step! {
+    /// Finds the ports of a fragment.
+    fn step_fragment(skb; leaves; ) {
+        let Some(parsed) = scratch() else { return 0 };
+        fragment::fragment(&mut Skb(skb.0), &Kernel(skb), parsed, leaves != 0).0
     }
 }
 
@@ -236,6 +244,11 @@ pub(crate) fn parse(skb: Skb, l3: u32) -> bool {
 pub(crate) fn rewrite(skb: Skb, end: End, address: &Addr, port: u16) -> Option<()> {
     let end = if end == End::Source { 0 } else { 1 };
     (step_rewrite(skb.0, end, u32::from(port), address) != 0).then_some(())
+}
+
+#[inline(always)]
+pub(crate) fn fragment(skb: Skb, leaves: bool) -> Verdict {
+    Verdict(step_fragment(skb.0, u32::from(leaves)))
 }
 
 #[inline(always)]

@@ -1,19 +1,24 @@
 //! The maps, as the decision code asks for them: `packet::tables::Tables`.
 
+use core::hint::black_box;
+
 use abi::addr::Addr;
 use abi::address::AddressValue;
 use abi::counter::Counter;
 use abi::endpoint::Head;
-use abi::flow::{FragmentKey, Record, Tuple};
+use abi::flow::{FragmentKey, Held, HeldKey, Ports, Record, Tuple};
 use abi::slot::SERVING;
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
 use packet::decide::Verdict;
 use packet::live::Live;
+use packet::packet::Packet;
 use packet::tables::{Added, Choice, Chosen, Found, Stage, Tables};
 
 use crate::lead;
-use crate::maps::{ANSWERS, DEVICES, FLOWS, FRAGMENTS, NAMES, NEW_FLOWS, NEW_NAMES, RECORD, count};
+use crate::maps::{
+    ANSWERS, DATAGRAMS, DEVICES, FLOWS, HELD, HOLD, NAMES, NEW_FLOWS, NEW_NAMES, RECORD, count,
+};
 use crate::skb::Skb;
 use crate::steps;
 
@@ -88,25 +93,75 @@ impl Tables for Kernel {
     #[inline(always)]
     fn device(&self, v6: bool) -> Option<Addr> {
         let device = DEVICES.get_ptr(self.0.device())?;
-        // SAFETY: the verifier checked the pointer; user space replaces the value as a whole, so
-        // the worst is the address before or after a change.
-        let address = unsafe {
-            if v6 { (&raw const (*device).v6).read() } else { (&raw const (*device).v4).read() }
-        };
+        // The verifier takes a boolean in memory for any byte.
+        let index = black_box(usize::from(v6)) & 1;
+        // SAFETY: the verifier checked the pointer, and the address of IPv6 lies behind that of
+        // IPv4. User space replaces the value as a whole, so the worst is the address before or
+        // after a change.
+        let address = unsafe { (&raw const (*device).v4).add(index).read() };
         (address != Addr::default()).then_some(address)
     }
 
     #[inline(always)]
-    fn note_ports(&self, key: &FragmentKey, ports: u32) {
+    fn note_ports(&self, key: &FragmentKey, ports: &Ports) {
         // An LRU map has room as long as the machine has memory; without the note the later
-        // fragments are dropped, and counted.
-        _ = FRAGMENTS.insert(key, ports, u64::from(BPF_ANY));
+        // fragments are held until they are displaced.
+        _ = DATAGRAMS.insert(key, ports, u64::from(BPF_ANY));
     }
 
     #[inline(always)]
-    fn ports(&self, key: &FragmentKey) -> Option<u32> {
-        // SAFETY: the verifier checked the pointer; one aligned word.
-        FRAGMENTS.get_ptr(key).map(|ports| unsafe { ports.read_volatile() })
+    fn ports(&self, key: &FragmentKey) -> Option<Ports> {
+        let noted = DATAGRAMS.get_ptr(key)?;
+        // SAFETY: the verifier checked the pointer. An element that is given to another datagram
+        // meanwhile is one of a flood's; its fragments are lost anyway.
+        Some(unsafe { noted.read_volatile() })
+    }
+
+    #[inline(always)]
+    fn held(&self, key: &HeldKey) -> Option<(u32, u32)> {
+        let held = HELD.get_ptr(key)?;
+        // SAFETY: the verifier checked the pointer; as above.
+        Some(unsafe {
+            ((&raw const (*held).at).read_volatile(), (&raw const (*held).len).read_volatile())
+        })
+    }
+
+    #[inline(always)]
+    fn hold(&self, _packet: &impl Packet, key: &HeldKey, l3: u32, len: u32) -> Added {
+        let Some(hold) = HOLD.get_ptr_mut(0) else { return Added::Full };
+        // SAFETY: a per-CPU value; the verifier checked the pointer, and no other packet is decided
+        // on this processor meanwhile.
+        let hold = unsafe { &mut *hold };
+        hold.at = self.seconds();
+        hold.len = len;
+        if !self.0.load_into(l3, len, &raw mut hold.bytes) {
+            return Added::Full;
+        }
+        // A reference, lest it be copied to the stack.
+        let hold: &Held = hold;
+        added(HELD.insert(key, hold, u64::from(BPF_NOEXIST)))
+    }
+
+    #[inline(always)]
+    fn become_held(&self, packet: &mut impl Packet, key: &HeldKey, l3: u32) -> Option<()> {
+        let held = HELD.get_ptr(key)?;
+        // SAFETY: the verifier checked the pointer.
+        let len = unsafe { (&raw const (*held).len).read_volatile() };
+        packet.resize(l3.wrapping_add(len))?;
+        // SAFETY: as above. Should the element be given to another fragment meanwhile, what is sent
+        // is that one's, and its receiver sees that checksums or lengths are wrong.
+        self.0.store_from(l3, len, unsafe { &raw const (*held).bytes }).then_some(())
+    }
+
+    #[inline(always)]
+    fn let_go(&self, key: &HeldKey) {
+        // It may be gone already.
+        _ = HELD.remove(key);
+    }
+
+    #[inline(always)]
+    fn is_pod(&self, address: &Addr) -> bool {
+        lead::is_pod(address, self.0.device())
     }
 
     #[inline(always)]

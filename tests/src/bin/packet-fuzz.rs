@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use tests::packet::fuzz::{Done, Fuzz};
+use tests::packet::kernel::alone;
 
 /// How often it says that it lives.
 const NEWS: Duration = Duration::from_secs(10);
@@ -18,7 +19,7 @@ fn main() -> ExitCode {
         eprintln!("usage: packet-fuzz PACKETS SEED DIFFERENCES");
         return ExitCode::from(2);
     };
-    match fuzz(packets, seed, usize::try_from(most).unwrap_or(1)) {
+    match alone(|| fuzz(packets, seed, usize::try_from(most).unwrap_or(1))) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

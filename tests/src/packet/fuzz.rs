@@ -15,12 +15,12 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use abi::counter::Counter;
-use abi::flow::{FragmentKey, Record, Tuple};
+use abi::flow::{FragmentKey, Held, HeldKey, Ports, Record, Tuple};
 use load::test_run::{Bench, Pod, TestRunError};
 use packet::decide::{self, Verdict};
 use packet::memory::{Frame, Memory, Way};
-use packet::parse::{Parsed, parse};
-use packet::tables::Stage;
+use packet::parse::{Fragment, Parsed, parse};
+use packet::tables::{Stage, Tables as _};
 
 use crate::packet::frame::frame;
 use crate::packet::given::Given;
@@ -255,24 +255,34 @@ impl Fuzz {
         if is_headless(&before) {
             return Ok(Ok(None));
         }
-        self.packet(&before, way).map(|played| played.map(Some))
+        let mut passed = match self.packet(&before, way)? {
+            Ok(passed) => passed,
+            Err(what) => return Ok(Err(what)),
+        };
+        // What is sent again comes by the same way.
+        for again in std::mem::take(&mut passed.again) {
+            if let Err(what) = self.packet(&again, way)? {
+                return Ok(Err(format!("sent again: {what}")));
+            }
+        }
+        Ok(Ok(Some(passed)))
     }
 
     fn packet(&mut self, before: &[u8], way: Way) -> Played<Passed> {
         let ran = kernel::run(&mut self.bench, before, way, self.summed)?;
         let foreseen = self.drawn(before, way)?;
         self.host.foresee(foreseen);
-        let mut own = Frame { bytes: before.to_vec(), partial: false };
+        let mut own = Frame::new(before);
         let verdict = self.host.run(&mut own, way);
         let passed = |after| {
             let untouched = verdict == Verdict::PASS && after == before;
             let verdict = if untouched { "untouched" } else { told(verdict) };
-            Passed { verdict, before: before.to_vec(), after }
+            Passed { verdict, before: before.to_vec(), after, again: own.again.clone() }
         };
         let Some((action, after)) = ran else {
             // The kernel forgets the sum of a packet that is cut.
-            return Ok(if verdict == Verdict::ANSWER {
-                Ok(passed(own.bytes))
+            return Ok(if verdict == Verdict::ANSWER || !own.again.is_empty() {
+                Ok(passed(own.bytes.clone()))
             } else {
                 Err("the device's sum of the packet is wrong afterwards".to_owned())
             });
@@ -280,11 +290,13 @@ impl Fuzz {
         if !is_action(verdict, action) {
             return Ok(Err(format!("the kernel says {action}, the code {}", told(verdict))));
         }
-        if let Some(counter) = verdict.reason().and_then(Counter::at) {
-            if self.counted_since(counter as u32)? != self.host.counted(counter) {
-                return Ok(Err(format!("the kernel does not say {}", counter.name())));
-            }
-        } else if after != own.bytes {
+        if let Some(counter) = verdict.reason().and_then(Counter::at)
+            && self.counted_since(counter as u32)? != self.host.counted(counter)
+        {
+            return Ok(Err(format!("the kernel does not say {}", counter.name())));
+        }
+        let is_seen = verdict.reason().is_none() || !own.again.is_empty();
+        if is_seen && after != own.bytes {
             let at = after.iter().zip(&own.bytes).position(|(a, b)| a != b);
             let text =
                 |bytes: &[u8]| format!("{} bytes, {}", bytes.len(), show::show(bytes, false));
@@ -297,11 +309,19 @@ impl Fuzz {
     /// What the kernel drew at random for this packet: an endpoint's place, a port.
     fn drawn(&mut self, before: &[u8], way: Way) -> Result<Vec<u32>, TestRunError> {
         let mut parsed = Parsed::default();
-        let bytes = Frame { bytes: before.to_vec(), partial: false };
+        let bytes = Frame::new(before);
         let ethertype = before.get(12..14).and_then(|two| two.try_into().ok());
         let ethertype = ethertype.map_or(0, u16::from_ne_bytes);
         if parse(&bytes, 14, ethertype, &mut parsed).is_none() {
             return Ok(Vec::new());
+        }
+        if let Fragment::Later(id) = parsed.fragment {
+            let leaves = u8::from(way != Way::Arrives);
+            let (src, dst, protocol) = (parsed.src, parsed.dst, parsed.protocol);
+            let key = FragmentKey { src, dst, id, protocol, leaves, pad: 0 };
+            let [a, b, c, d] = self.host.ports(&key).map_or([0; 4], |it| it.ports.to_le_bytes());
+            parsed.src_port = u16::from_le_bytes([a, b]);
+            parsed.dst_port = u16::from_le_bytes([c, d]);
         }
         let seen = decide::tuple(&parsed);
         if way != Way::Arrives {
@@ -373,16 +393,31 @@ impl Fuzz {
                 return Ok(Some(format!("{flows} or {names}: {different}")));
             }
         }
-        let kernels = entries::<FragmentKey, u32>(&mut self.bench, "FRAGMENTS")?;
-        Ok(differing(kernels.into_iter(), self.host.fragments().into_iter()))
+        self.fragments()
+    }
+
+    fn fragments(&mut self) -> Result<Option<String>, TestRunError> {
+        let timeless = |(key, noted): (FragmentKey, Ports)| (key, noted.ports);
+        let kernels = entries::<FragmentKey, Ports>(&mut self.bench, "DATAGRAMS")?;
+        let own = self.host.datagrams().into_iter().map(timeless);
+        if let Some(different) = differing(kernels.into_iter().map(timeless), own) {
+            return Ok(Some(different));
+        }
+        let bytes = |(key, held): (HeldKey, Held)| {
+            (key, held.bytes.iter().copied().take(held.len as usize).collect::<Vec<u8>>())
+        };
+        let kernels = entries::<HeldKey, Held>(&mut self.bench, "HELD")?;
+        Ok(differing(kernels.into_iter().map(bytes), self.host.held().into_iter()))
     }
 }
 
 /// A packet that both sides took alike.
+#[derive(Clone)]
 struct Passed {
     verdict: &'static str,
     before: Vec<u8>,
     after: Vec<u8>,
+    again: Vec<Vec<u8>>,
 }
 
 /// All of a map.

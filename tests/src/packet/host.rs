@@ -44,6 +44,11 @@ impl Services for Given {
         self.cluster_ips.contains(&address) || self.locals.contains(&(address, true))
     }
 
+    fn is_pod(&self, address: &Addr) -> bool {
+        let address = IpAddr::from(*address);
+        self.pods.iter().any(|range| is_in(*range, address))
+    }
+
     fn choose(&self, slot: u32, client: &Addr, here: bool, random: u32) -> Choice {
         let Some(frontend) = self.at(slot) else { return Choice::Unsettled };
         let client = IpAddr::from(*client);

@@ -6,17 +6,33 @@ use abi::addr::Addr;
 use abi::address::{AddressValue, PrefixFlags, RangeKey};
 use abi::device::Device;
 use abi::endpoint::{Endpoint, Head};
-use abi::flow::{FragmentKey, Record, Tuple};
+use abi::flow::{FragmentKey, Held, HeldKey, Ports, Record, Tuple};
 use abi::frontend::{FrontendKey, FrontendValue};
 use abi::node::Node;
 use abi::slot::{Kind, N_HEADS, Rules, SERVING, Slot};
 use load::test_run::{Bench, Pod, TestRunError};
+use nix::sched::{CloneFlags, unshare};
 use packet::memory::Way;
 
 use crate::packet::given::Given;
 
 /// The device of a test run: loopback.
 const DEVICE: u32 = 1;
+
+/// Runs something on a thread in a network of its own, whose loopback device is down: what a program
+/// sends there reaches nobody.
+///
+/// # Panics
+/// There is no privilege to make one, or `f` panics.
+#[expect(clippy::unwrap_used, reason = "a test fails loudly")]
+pub fn alone<T: Send>(f: impl FnOnce() -> T + Send) -> T {
+    let f = || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        f()
+    };
+    let ended = std::thread::scope(|scope| scope.spawn(f).join());
+    ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
 
 /// Writes what is given.
 ///
@@ -116,7 +132,8 @@ pub fn clear(bench: &mut Bench) -> Result<(), TestRunError> {
     for name in ["NAMES", "NEW_NAMES"] {
         empty::<Tuple, Tuple>(bench, name)?;
     }
-    empty::<FragmentKey, u32>(bench, "FRAGMENTS")
+    empty::<HeldKey, Held>(bench, "HELD")?;
+    empty::<FragmentKey, Ports>(bench, "DATAGRAMS")
 }
 
 /// Forgets all that is given, too.

@@ -43,14 +43,15 @@ impl Arm {
     fn run(&mut self, bytes: &[u8], way: Way, partial: bool, expected: &str) -> String {
         match self {
             Self::Host(memory) => {
-                let mut frame = Frame { bytes: bytes.to_vec(), partial };
+                let mut frame = Frame { partial, ..Frame::new(bytes) };
                 let verdict = memory.run(&mut frame, way);
                 outcome(verdict, bytes, &frame.bytes, partial)
             }
             Self::Kernel(bench, summed) => {
                 let before = counts(bench);
-                // The kernel forgets the sum of a packet that is cut, as for a refusal.
-                let summed = *summed && !expected.starts_with("answer");
+                // The kernel forgets the sum of a packet that is cut.
+                let is_cut = expected.starts_with("answer") || expected == "fragments_released";
+                let summed = *summed && !is_cut;
                 let ran = kernel::run(bench, bytes, way, summed).unwrap();
                 let Some((action, after)) = ran else { return "WRONG-SUM".to_owned() };
                 let reason = counts(bench)
@@ -90,7 +91,9 @@ fn counts(bench: &mut Bench) -> Vec<u64> {
 }
 
 fn is_drop(counter: Counter) -> bool {
-    counter.name().starts_with("drop_") || counter == Counter::PacketRefused
+    const OTHERS: [Counter; 3] =
+        [Counter::PacketRefused, Counter::FragmentHeld, Counter::FragmentsReleased];
+    counter.name().starts_with("drop_") || OTHERS.contains(&counter)
 }
 
 fn outcome(verdict: Verdict, before: &[u8], after: &[u8], partial: bool) -> String {

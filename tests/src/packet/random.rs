@@ -209,7 +209,7 @@ impl Seen {
     pub fn note(&mut self, bytes: &[u8]) {
         const ROOM: usize = 24;
         let mut parsed = Parsed::default();
-        let frame = Frame { bytes: bytes.to_vec(), partial: false };
+        let frame = Frame::new(bytes);
         let ethertype = match bytes.get(12..14) {
             Some([a, b]) => u16::from_ne_bytes([*a, *b]),
             _ => return,
@@ -325,7 +325,7 @@ fn lengths(random: &mut Random, text: &mut String, v6: bool, outer: bool) {
         let n = 1 + random.below(3);
         _ = write!(text, " ext={}", random.some(&["hop", "routing", "dst", "ah", "mobility"], n));
     }
-    if random.percent(10) {
+    if random.percent(15) {
         let part = random.of(&["first", "later", "later"]);
         _ = write!(text, " {part}={}", 1 + random.below(3));
         if part == "later" && random.percent(50) {
