@@ -4,6 +4,7 @@ mod cluster;
 mod cost;
 mod heal;
 mod keep;
+mod outside;
 mod screen;
 mod spread;
 
@@ -60,6 +61,7 @@ fn show(screen: &mut Screen, interrupt: &Interrupt, args: &Args) -> anyhow::Resu
     screen.title("fairlead demo: one Service, three pods, routed in the kernel by eBPF")?;
     let mut cluster = Cluster::build(screen, interrupt, &args.name)?;
     spread::show(screen, interrupt, &cluster, args.rate)?;
+    outside::show(screen, interrupt, &mut cluster, args.rate)?;
     cost::show(screen, interrupt, &cluster)?;
     heal::show(screen, interrupt, &mut cluster, args.rate)?;
     screen.success("Every pod was hit, and no request failed.")?;

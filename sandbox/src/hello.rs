@@ -1,7 +1,8 @@
 //! What a pod of the demo and the tests serves: its own name, over HTTP, TCP and UDP on one port.
 //!
 //! A line that is an HTTP request gets an HTTP answer, any other line gets the name in a line, and
-//! so does a datagram. `curl`, `nc` and a browser all understand one of these.
+//! so does a datagram. `curl`, `nc` and a browser all understand one of these. `GET /source` gets the
+//! address that the request comes from.
 
 mod http;
 
@@ -139,6 +140,7 @@ async fn answer_datagrams(udp: &UdpSocket, name: &str) -> io::Result<()> {
 /// Answers line by line, or request by request, until the client has had enough.
 async fn converse(stream: TcpStream, name: &str) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    let source = stream.peer_addr()?.ip().to_canonical().to_string();
     let mut stream = BufReader::new(stream);
     loop {
         let Ok(line) = timeout(IDLE, read_line(&mut stream)).await else { return Ok(()) };
@@ -150,7 +152,8 @@ async fn converse(stream: TcpStream, name: &str) -> io::Result<()> {
                     return Ok(());
                 };
                 let request = read?;
-                stream.write_all(request.answer(&format!("{name}\n")).as_bytes()).await?;
+                let answer = if request.asks_source() { &source } else { name };
+                stream.write_all(request.answer(&format!("{answer}\n")).as_bytes()).await?;
                 if request.is_last() {
                     return stream.shutdown().await;
                 }

@@ -16,6 +16,7 @@ pub struct Service {
     name: String,
     cluster_ips: Vec<IpAddr>,
     ports: Vec<Port>,
+    external_traffic_policy: &'static str,
 }
 
 #[derive(Debug, Clone)]
@@ -24,6 +25,7 @@ struct Port {
     protocol: &'static str,
     port: u16,
     target_port: u16,
+    node_port: Option<u16>,
 }
 
 /// What stands behind a Service.
@@ -55,6 +57,7 @@ impl Service {
             name: name.to_owned(),
             cluster_ips: Vec::new(),
             ports: Vec::new(),
+            external_traffic_policy: "Cluster",
         }
     }
 
@@ -78,7 +81,24 @@ impl Service {
     }
 
     fn port(mut self, name: &str, protocol: &'static str, port: u16, target_port: u16) -> Self {
-        self.ports.push(Port { name: name.to_owned(), protocol, port, target_port });
+        let node_port = None;
+        self.ports.push(Port { name: name.to_owned(), protocol, port, target_port, node_port });
+        self
+    }
+
+    /// Gives the port that was added last a node port.
+    #[must_use]
+    pub fn node_port(mut self, node_port: u16) -> Self {
+        if let Some(port) = self.ports.last_mut() {
+            port.node_port = Some(node_port);
+        }
+        self
+    }
+
+    /// Leads what comes from outside to pods of the node that it comes to, as it comes.
+    #[must_use]
+    pub fn external_traffic_local(mut self) -> Self {
+        self.external_traffic_policy = "Local";
         self
     }
 
@@ -95,18 +115,24 @@ impl Service {
         let all: Vec<_> = self.cluster_ips.iter().map(|ip| format!("\"{ip}\"")).collect();
         let families: Vec<_> = self.cluster_ips.iter().map(|ip| family(*ip)).collect();
         let policy = if all.len() > 1 { "RequireDualStack" } else { "SingleStack" };
+        let is_outside_too = self.ports.iter().any(|port| port.node_port.is_some());
+        let kind = if is_outside_too { "NodePort" } else { "ClusterIP" };
         let mut yaml = format!(
             "apiVersion: v1\nkind: Service\nmetadata:\n  namespace: {}\n  name: {}\n  \
-             creationTimestamp: \"2026-01-01T00:00:00Z\"\nspec:\n  type: ClusterIP\n  selector:\n    app: {}\n  clusterIP: \"{first}\"\n",
+             creationTimestamp: \"2026-01-01T00:00:00Z\"\nspec:\n  type: {kind}\n  selector:\n    app: {}\n  clusterIP: \"{first}\"\n",
             self.namespace, self.name, self.name
         );
+        if is_outside_too {
+            let policy = self.external_traffic_policy;
+            add(&mut yaml, format_args!("  externalTrafficPolicy: {policy}\n"));
+        }
         if !all.is_empty() {
             let (all, families) = (all.join(", "), families.join(", "));
             add(&mut yaml, format_args!("  clusterIPs: [{all}]\n  ipFamilies: [{families}]\n"));
             add(&mut yaml, format_args!("  ipFamilyPolicy: {policy}\n"));
         }
         yaml += "  ports:\n";
-        for Port { name, protocol, port, target_port } in &self.ports {
+        for Port { name, protocol, port, target_port, node_port } in &self.ports {
             add(
                 &mut yaml,
                 format_args!(
@@ -114,6 +140,9 @@ impl Service {
                      targetPort: {target_port}\n"
                 ),
             );
+            if let Some(node_port) = node_port {
+                add(&mut yaml, format_args!("    nodePort: {node_port}\n"));
+            }
         }
         yaml
     }

@@ -120,7 +120,9 @@ pub async fn run(
             Protocol::UdpUnconnected | Protocol::UdpConnected => {
                 socket::send_on_one(load, stop, &counter).await;
             }
-            Protocol::Tcp | Protocol::Http | Protocol::Udp => send(load, stop, &counter).await,
+            Protocol::Tcp | Protocol::Http | Protocol::HttpSource | Protocol::Udp => {
+                send(load, stop, &counter).await;
+            }
         }
     };
     let failed: Option<io::Result<()>> = tokio::select! {

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, anyhow, bail};
 use sandbox::{
-    BuildError, Pod, Process, Sandbox,
+    Addresses, BuildError, Node, Pod, Process, Sandbox,
     fairlead::{Fairlead, Proxy, ProxyOptions},
     hello,
     manifest::{self, Endpoint, Folder, Service},
@@ -26,6 +26,8 @@ pub(super) const NODE: &str = "node-a";
 pub(super) const DETECT_LOCAL: &str = "--detect-local-mode=NodeCIDR";
 /// The Service's port.
 const PORT: u16 = 80;
+/// The port of the node that leads there.
+const NODE_PORT: u16 = 30_080;
 /// How long the proxy may take; it loads its programs into the kernel first.
 const IN_SYNC_WITHIN: Duration = Duration::from_secs(60);
 /// The last lines of the proxy's log that an error shows.
@@ -44,6 +46,9 @@ pub(super) struct Cluster {
     pub(super) proxy: Proxy,
     pub(super) webs: Vec<Web>,
     pub(super) client: Pod,
+    /// Another machine, which is no node of the cluster.
+    pub(super) outside: Node,
+    node_addresses: Addresses,
     pub(super) service: Service,
     pub(super) folder: Folder,
     pub(super) bpffs: PathBuf,
@@ -78,10 +83,13 @@ impl Cluster {
             })
             .collect::<anyhow::Result<Vec<_>>>()?;
         let client = node.pod("client")?;
+        let outside = sandbox.node("outside")?;
         for pod in webs.iter().map(|web| &web.pod).chain([&client]) {
-            let sandbox::Addresses { v4, v6 } = pod.addresses();
+            let Addresses { v4, v6 } = pod.addresses();
             screen.line(&format!("{:<8}{v4:<14}{v6}", pod.name()))?;
         }
+        let Addresses { v4, v6 } = outside.addresses();
+        screen.line(&format!("{:<8}{v4:<14}{v6}  another machine", outside.name()))?;
         screen.line(&format!("built in {} ms", started.elapsed().as_millis()))?;
 
         screen.step("A Service in front of them, from a folder of YAML")?;
@@ -89,6 +97,7 @@ impl Cluster {
             .cluster_ip(CLUSTER_IP_V4)
             .cluster_ip(CLUSTER_IP_V6)
             .tcp("http", PORT, hello::PORT)
+            .node_port(NODE_PORT)
             .udp("udp", PORT, hello::PORT);
         let endpoints: Vec<_> = webs.iter().map(|web| Endpoint::of(&web.pod)).collect();
         let folder = Folder::create(&sandbox.dir().join("objects"))?;
@@ -98,6 +107,7 @@ impl Cluster {
             "{:<8}{CLUSTER_IP_V4} and {CLUSTER_IP_V6}, port {PORT}/TCP and {PORT}/UDP",
             service.name()
         ))?;
+        screen.line(&format!("        node port {NODE_PORT}/TCP"))?;
         let bpffs = node.bpffs()?;
         let options = ProxyOptions {
             objects: folder.path().to_owned(),
@@ -110,7 +120,31 @@ impl Cluster {
         let mut proxy = fairlead.proxy(&node, &options, &log)?;
         wait_in_sync(screen, interrupt, &mut proxy, || fairlead.is_in_sync(&node, &bpffs))?;
         let _sandbox = sandbox;
-        Ok(Self { proxy, webs, client, service, folder, bpffs, fairlead, _sandbox })
+        let node_addresses = node.addresses();
+        Ok(Self {
+            proxy,
+            webs,
+            client,
+            outside,
+            node_addresses,
+            service,
+            folder,
+            bpffs,
+            fairlead,
+            _sandbox,
+        })
+    }
+
+    /// The Service's node port, over IPv4 and IPv6.
+    pub(super) fn node_ports(&self) -> [SocketAddr; 2] {
+        self.node_addresses.both().map(|address| (address, NODE_PORT).into())
+    }
+
+    /// Lets the Service keep the source of what comes from outside.
+    pub(super) fn keep_source(&mut self) -> anyhow::Result<()> {
+        self.service = self.service.clone().external_traffic_local();
+        let endpoints: Vec<_> = self.webs.iter().map(|web| Endpoint::of(&web.pod)).collect();
+        Ok(self.folder.write_service(&self.service, &endpoints)?)
     }
 
     /// The Service over IPv4.

@@ -41,6 +41,10 @@ pub(super) fn hold(
         ("ask the Service, as the pod `client`", {
             format!("{this} demo --in client -- curl -s http://{}", cluster.service_v4().ip())
         }),
+        ("ask its node port, from another machine", {
+            let [node_port, _] = cluster.node_ports();
+            format!("{this} demo --in outside -- curl -s http://{node_port}/source")
+        }),
         ("ask why that goes where it goes", {
             format!(
                 "{this} explain {} {}/tcp --hostname-override {} {DETECT_LOCAL} --objects {objects} \

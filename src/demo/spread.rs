@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::bail;
+use sandbox::fairlead::Client;
 use sandbox::traffic::{Load, Protocol, Tally};
 
 use super::{
@@ -36,6 +37,15 @@ pub(super) fn show(
         .map(|load| Ok((load.clone(), cluster.fairlead.client(&cluster.client, &load)?)))
         .collect::<anyhow::Result<Vec<_>>>()?;
     interrupt.wait_until(DURATION, || false)?;
+    tell(screen, cluster, clients)
+}
+
+/// Tells who answered, once all have ended.
+pub(super) fn tell(
+    screen: &mut Screen,
+    cluster: &Cluster,
+    clients: Vec<(Load, Client)>,
+) -> anyhow::Result<()> {
     let mut total: BTreeMap<String, u64> = BTreeMap::new();
     for (load, client) in clients {
         let tally = client.finish()?;

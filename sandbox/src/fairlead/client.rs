@@ -11,8 +11,9 @@ use std::{
 use super::Fairlead;
 use crate::{
     error::SpawnError,
+    node::Node,
     pod::Pod,
-    process::Process,
+    process::{Launch, Process},
     traffic::{
         Load, Tally,
         compare::{Comparison, Costs},
@@ -63,8 +64,19 @@ impl Fairlead {
     /// # Errors
     /// When the client cannot be started.
     pub fn client(&self, pod: &Pod, load: &Load) -> Result<Client, ClientError> {
-        let mut launch = pod
-            .command(self.path())
+        self.send(pod.name(), pod.command(self.path()), load)
+    }
+
+    /// The same from `node` itself.
+    ///
+    /// # Errors
+    /// As [`Fairlead::client`].
+    pub fn client_on(&self, node: &Node, load: &Load) -> Result<Client, ClientError> {
+        self.send(node.name(), node.command(self.path()), load)
+    }
+
+    fn send(&self, place: &str, launch: Launch, load: &Load) -> Result<Client, ClientError> {
+        let mut launch = launch
             .args(["client", "--target", &load.target.to_string()])
             .args(["--protocol", &load.protocol.to_string()])
             .args(["--rate", &load.rate.to_string()])
@@ -79,7 +91,7 @@ impl Fairlead {
             let tally = Arc::clone(&tally);
             thread::spawn(move || read_tallies(stdout, &tally))
         });
-        Ok(Client { pod: pod.name().to_owned(), process, stdin, tally, reader })
+        Ok(Client { pod: place.to_owned(), process, stdin, tally, reader })
     }
 
     /// Measures two ways to the same servers from `pod`.

@@ -20,13 +20,14 @@ pub(super) struct Request {
     wants_body: bool,
     keep_alive: bool,
     content_length: u64,
+    asks_source: bool,
 }
 
 impl Request {
     /// A request line, or nothing if the line is none: `METHOD TARGET HTTP/1.x`.
     pub(super) fn parse(line: &str) -> Option<Self> {
         let mut words = line.split(' ');
-        let (method, _target, version) = (words.next()?, words.next()?, words.next()?);
+        let (method, target, version) = (words.next()?, words.next()?, words.next()?);
         if words.next().is_some() || !version.starts_with("HTTP/1.") {
             return None;
         }
@@ -34,6 +35,7 @@ impl Request {
             wants_body: method != "HEAD",
             keep_alive: version != "HTTP/1.0",
             content_length: 0,
+            asks_source: target == "/source",
         })
     }
 
@@ -59,6 +61,11 @@ impl Request {
     /// Whether the connection ends with the answer.
     pub(super) fn is_last(&self) -> bool {
         !self.keep_alive
+    }
+
+    /// Whether the client wants to be told from which address it comes.
+    pub(super) fn asks_source(&self) -> bool {
+        self.asks_source
     }
 
     /// The answer, with `body` unless the request asks for its head alone.

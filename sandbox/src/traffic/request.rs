@@ -16,6 +16,8 @@ use tokio::{
 pub(super) const QUESTION: &[u8] = b"who are you?\n";
 const HTTP_QUESTION: &[u8] =
     b"GET / HTTP/1.1\r\nhost: hello\r\nuser-agent: fairlead\r\nconnection: close\r\n\r\n";
+const SOURCE_QUESTION: &[u8] =
+    b"GET /source HTTP/1.1\r\nhost: hello\r\nuser-agent: fairlead\r\nconnection: close\r\n\r\n";
 
 /// How a request is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +26,8 @@ pub enum Protocol {
     Tcp,
     /// A TCP connection a request; HTTP/1.1.
     Http,
+    /// The same, and the answer is the address that the request comes from.
+    HttpSource,
     /// A connected UDP socket a request.
     Udp,
     /// One unconnected UDP socket for all requests, one after the other.
@@ -34,13 +38,20 @@ pub enum Protocol {
 
 impl Protocol {
     /// Every one.
-    pub const ALL: [Self; 5] =
-        [Self::Tcp, Self::Http, Self::Udp, Self::UdpUnconnected, Self::UdpConnected];
+    pub const ALL: [Self; 6] = [
+        Self::Tcp,
+        Self::Http,
+        Self::HttpSource,
+        Self::Udp,
+        Self::UdpUnconnected,
+        Self::UdpConnected,
+    ];
 
     fn word(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
             Self::Http => "http",
+            Self::HttpSource => "http-source",
             Self::Udp => "udp",
             Self::UdpUnconnected => "udp-unconnected",
             Self::UdpConnected => "udp-connected",
@@ -101,6 +112,7 @@ pub(super) async fn send(protocol: Protocol, target: SocketAddr) -> Result<Answe
     match protocol {
         Protocol::Tcp => send_tcp(target, QUESTION, read_line).await,
         Protocol::Http => send_tcp(target, HTTP_QUESTION, read_http).await,
+        Protocol::HttpSource => send_tcp(target, SOURCE_QUESTION, read_http).await,
         Protocol::Udp | Protocol::UdpUnconnected | Protocol::UdpConnected => {
             let socket = connected(target).await?;
             send_connected(&socket).await

@@ -108,7 +108,18 @@ fn the_demo_ends_well_and_leaves_nothing() {
     let output = demo.args(["demo", "--name", &name]).output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
-    for words in ["web-1", "web-2", "web-3", "ratio", "0 failed", "no request failed", "--keep"] {
+    for words in [
+        "web-1",
+        "web-2",
+        "web-3",
+        "http://172.18.0.1:30080, a node port",
+        "the pods see 10.244.1.1, the node",
+        "the pods see 172.18.0.2, the client",
+        "ratio",
+        "0 failed",
+        "no request failed",
+        "--keep",
+    ] {
         assert!(said.contains(words), "{words:?} is not in:\n{said}");
     }
     assert!(said.lines().all(|line| line.chars().count() <= 80), "80 columns:\n{said}");
