@@ -91,7 +91,7 @@ impl Caches {
         keys.into_iter().filter_map(|(kind, key)| Some((kind, self.get(kind, &key)?))).collect()
     }
 
-    fn put(&self, kind: Kind, object: Value) -> Change {
+    pub(crate) fn put(&self, kind: Kind, object: Value) -> Change {
         let (key, object) = (Key::of(&object), Arc::new(object));
         let old = self.of.get(&kind).and_then(|objects| {
             let mut objects = objects.write().unwrap_or_else(PoisonError::into_inner);

@@ -29,21 +29,29 @@ fn key(kind: Kind, object: &Value) -> Key {
 }
 
 fn concerns(caches: &Caches, change: &Change) -> Vec<Key> {
-    let Some(object) = change.object() else { return Vec::new() };
     let mut keys = Vec::new();
-    if change.new.is_none() {
+    if let Some(gone) = gone(change) {
         // Its dependents, and the owners that waited for it.
-        keys.extend(dependents(caches, object).into_iter().map(|(kind, one)| key(kind, &one)));
-        for owner in list_at(object, "metadata.ownerReferences") {
+        keys.extend(dependents(caches, gone).into_iter().map(|(kind, one)| key(kind, &one)));
+        for owner in list_at(gone, "metadata.ownerReferences") {
             if let Some(kind) = Kind::of(str_at(owner, "apiVersion"), str_at(owner, "kind")) {
                 let name = format!("{}/{}", kind.plural, str_at(owner, "name"));
-                keys.push(Key::new(namespace(object), &name));
+                keys.push(Key::new(namespace(gone), &name));
             }
         }
-    } else if waits(object).is_some() || has_owners(object) && has_other_owners(change) {
+    }
+    if let Some(object) = change.new.as_deref()
+        && (waits(object).is_some() || has_owners(object) && has_other_owners(change))
+    {
         keys.push(key(change.kind, object));
     }
     keys
+}
+
+/// The object that is no more: another of its name may have come while nobody watched.
+fn gone(change: &Change) -> Option<&Value> {
+    let old = change.old.as_deref()?;
+    change.new.as_deref().is_none_or(|new| uid(new) != uid(old)).then_some(old)
 }
 
 /// Whether its owners are not those that were looked at before.
@@ -159,4 +167,34 @@ async fn let_go(cluster: &Cluster, kind: Kind, owner: &Value, finalizer: &str) -
         "resourceVersion": owner["metadata"]["resourceVersion"], "finalizers": others,
     }});
     cluster.merge(kind, owner, &patch).await.map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::kinds::{POD, REPLICA_SET};
+
+    #[test]
+    fn an_owner_that_came_anew_is_not_the_one_that_owned() {
+        let caches = Caches::new([POD, REPLICA_SET].into_iter());
+        let pod = json!({"metadata": {"namespace": "n", "name": "p",
+            "ownerReferences": [{"uid": "one"}]}});
+        caches.put(POD, pod.clone());
+        let set = |uid: &str| {
+            Some(Arc::new(json!({"metadata": {"namespace": "n", "name": "s", "uid": uid}})))
+        };
+        let about = |old, new| concerns(&caches, &Change { kind: REPLICA_SET, old, new });
+        let concerned = vec![Key::new("n", "pods/p")];
+        assert_eq!(about(set("one"), None), concerned);
+        assert_eq!(about(set("one"), set("two")), concerned);
+        assert_eq!(about(set("one"), set("one")), []);
+        assert_eq!(about(None, set("one")), []);
+        // Once looked at, a pod is looked at again when its owners are others.
+        let pod = Some(Arc::new(pod));
+        let change = |old| Change { kind: POD, old, new: pod.clone() };
+        assert_eq!(concerns(&caches, &change(None)), concerned);
+        assert_eq!(concerns(&caches, &change(pod.clone())), []);
+    }
 }
