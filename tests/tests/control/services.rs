@@ -293,3 +293,36 @@ async fn a_port_by_name_is_what_each_pod_calls_so() {
     found.sort();
     assert_eq!(found, [("10.1.1.1".to_owned(), 8080), ("10.1.1.2".to_owned(), 9090)]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_leaks_is_repaired_and_the_servers_own_service_comes_back() {
+    const ADDRESSES: &str = "/apis/networking.k8s.io/v1/ipaddresses";
+    let mut companion = Companion::start(&["--no-controllers"]).await;
+    let client = companion.client().await;
+    let leaked = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "IPAddress",
+        "metadata": {"name": "10.96.0.77", "labels": {
+            "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io",
+        }},
+        "spec": {"parentRef": {"resource": "services", "namespace": "default", "name": "gone"}},
+    });
+    post(&client, ADDRESSES, &leaked).await.unwrap();
+    let named = json!({"clusterIP": "10.96.0.77"});
+    assert_eq!(code(make(&client, "x", &named).await), 422);
+    companion.kill();
+    companion.restart().await;
+    make(&client, "x", &named).await.unwrap();
+
+    let own = format!("{SERVICES}/kubernetes");
+    let before = get(&client, &own).await.unwrap();
+    delete(&client, &own, &json!({})).await.unwrap();
+    let after = eventually("it is back", || async { get(&client, &own).await.ok() }).await;
+    assert_ne!(before["metadata"]["uid"], after["metadata"]["uid"]);
+    assert_eq!(before["spec"]["clusterIP"], after["spec"]["clusterIP"]);
+    let path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
+    let slice = get(&client, path).await.unwrap();
+    let address = companion.address();
+    let (ip, port) = address.split_once(':').unwrap();
+    assert_eq!(slice["endpoints"][0]["addresses"][0], ip);
+    assert_eq!(slice["ports"][0]["port"], port.parse::<u16>().unwrap());
+}
