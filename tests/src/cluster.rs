@@ -200,8 +200,11 @@ impl Node {
     /// Starts a proxy that answers the node's names as well, on 127.0.0.1:53 unless told otherwise,
     /// and waits until it is in sync.
     pub fn start_names_with(&mut self, more: &[&str]) {
+        // Pages that nobody asks for are nowhere: nodes share the ports of no machine, but pods do.
         let pages = ["--health-address=", "--ready-address=", "--metrics-address="];
-        let more = [&pages[..], more].concat();
+        let is_asked = |page: &&str| more.iter().any(|arg| arg.starts_with(page));
+        let nowhere: Vec<&str> = pages.into_iter().filter(|page| !is_asked(page)).collect();
+        let more = [&nowhere, more].concat();
         self.start(&ProxyOptions { names: true, ..self.options_with(&more) });
     }
 

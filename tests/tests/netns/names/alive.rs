@@ -191,3 +191,86 @@ fn a_node_answers_itself_while_its_server_lives_and_others_do_once_it_is_dead() 
         pair.start(&[]);
     }
 }
+
+/// What the server at an address says to a question from there, by its code.
+fn code(dig: Launch, server: &str, more: &str) -> String {
+    let words = [&*format!("@{server}"), "+tries=1", "web.default.svc.cluster.local"];
+    let output = dig.args(words).args(more.split_whitespace()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let code = text.split("status: ").nth(1).and_then(|rest| rest.split(',').next());
+    code.unwrap_or(&text).to_owned()
+}
+
+/// A server that is for its node alone: reached from outside by somebody who finds a way to its
+/// address, it refuses, and counts.
+#[test]
+fn who_is_not_of_the_node_is_refused_and_counted() {
+    let cluster = Cluster::new();
+    let (stranger, mut here) = (cluster.node("node-a"), cluster.node("node-b"));
+    let (pod, other_pod) = (here.pod("client"), stranger.pod("stranger"));
+    cluster.folder().write("kube-dns", &kube_dns(&[&here])).unwrap();
+    cluster.service("web", &[]);
+    here.start_names_with(&[&OWN[..], &["--metrics-address=127.0.0.1:9153"]].concat());
+    eventually("its pod is answered", || code(pod.command("dig"), CLUSTER_DNS, "") == "NOERROR");
+    let via = here.node().addresses();
+    for (address, via) in [(LINK_LOCAL, via.v4.to_string()), (LINK_LOCAL_V6, via.v6.to_string())] {
+        let ip = stranger.node().command("ip");
+        let output = ip.args(["route", "add", address, "via", &via]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        for over in ["", "+tcp"] {
+            let asked = code(stranger.node().command("dig"), address, over);
+            assert_eq!(asked, "REFUSED", "{address} {over}");
+            assert_eq!(
+                code(other_pod.command("dig"), address, over),
+                "REFUSED",
+                "{address} {over}"
+            );
+            assert_eq!(code(pod.command("dig"), address, over), "NOERROR", "{address} {over}");
+        }
+    }
+    let page = here.node().command("curl").args(["-s", "http://127.0.0.1:9153/metrics"]);
+    let page = String::from_utf8_lossy(&page.output().unwrap().stdout).into_owned();
+    assert!(page.contains("fairlead_dns_strangers_total 8"), "{page}");
+}
+
+/// What a node was given for its server is taken away again by `cleanup`, and by nothing else.
+#[test]
+fn cleanup_takes_the_server_s_address_and_rules_away() {
+    let mut pair = Pair::new(&[]);
+    let has = |pair: &Pair, words: &[&str], what: &str| {
+        let (program, args) = words.split_first().unwrap();
+        let output = pair.here.node().command(program).args(args).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).contains(what)
+    };
+    let addresses = ["ip", "address", "show", "dev", "lo"];
+    let rules = ["nft", "list", "tables"];
+    pair.here.stop_proxy();
+    for own in [LINK_LOCAL, LINK_LOCAL_V6] {
+        assert!(has(&pair, &addresses, own), "the next process answers there");
+    }
+    assert!(has(&pair, &rules, "fairlead-dns"));
+    let cleaned = pair.here.fairlead().cleanup(pair.here.node(), pair.here.bpffs()).unwrap();
+    assert!(cleaned.status.success(), "{cleaned:?}");
+    for own in [LINK_LOCAL, LINK_LOCAL_V6] {
+        assert!(!has(&pair, &addresses, own));
+    }
+    assert!(!has(&pair, &rules, "fairlead-dns"));
+}
+
+/// Where `NodeLocal DNSCache` serves, nothing is led past it.
+#[test]
+fn a_node_with_nodelocal_dnscache_is_left_to_it() {
+    let cluster = Cluster::new();
+    let mut here = cluster.node("node-b");
+    let pod = here.pod("client");
+    cluster.folder().write("kube-dns", &kube_dns(&[&here])).unwrap();
+    cluster.service("web", &[]);
+    let ip = here.node().command("ip").args(["link", "add", "nodelocaldns", "type", "bridge"]);
+    assert!(ip.output().unwrap().status.success());
+    start(&mut here, &OWN);
+    let log = here.log();
+    assert!(log.contains("NodeLocal DNSCache"), "{log}");
+    assert!(log.contains("not led here"), "{log}");
+    // It can be asked all the same.
+    eventually("it answers", || code(pod.command("dig"), LINK_LOCAL, "") == "NOERROR");
+}
