@@ -10,8 +10,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZero;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use abi::socket::UdpPeer;
 use model::name::{Family, Protocol};
@@ -26,6 +29,9 @@ use nix::sched::{CloneFlags, setns};
 use tracing::{debug, warn};
 
 use crate::plan::{At, FrontendKey, Plan};
+
+/// How many threads look for sockets at once, at most: it is done in an instant, beside others' work.
+const MOST_THREADS: usize = 4;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -64,10 +70,10 @@ pub fn destroy(stale: Stale) -> usize {
         return 0;
     }
     // Entering a namespace is for the life of a thread.
-    let thread = std::thread::Builder::new()
+    let thread = thread::Builder::new()
         .name("sock-destroy".to_owned())
-        .spawn(move || destroy_everywhere(stale));
-    match thread.map(std::thread::JoinHandle::join) {
+        .spawn(move || destroy_everywhere(&stale));
+    match thread.map(thread::JoinHandle::join) {
         Ok(Ok(destroyed)) => destroyed,
         Ok(Err(_)) | Err(_) => {
             warn!(
@@ -78,21 +84,38 @@ pub fn destroy(stale: Stale) -> usize {
     }
 }
 
-fn destroy_everywhere(mut stale: Stale) -> usize {
+fn destroy_everywhere(stale: &Stale) -> usize {
+    let namespaces = namespaces();
+    let n_threads = thread::available_parallelism().map_or(1, NonZero::get).min(MOST_THREADS);
+    let share = namespaces.len().div_ceil(n_threads).max(1);
+    // Namespaces that were not met yet.
+    let n_left = AtomicUsize::new(stale.len());
+    let destroyed = thread::scope(|scope| {
+        let threads: Vec<_> = namespaces
+            .chunks(share)
+            .map(|share| scope.spawn(|| destroy_in_each(share, stale, &n_left)))
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap_or_default()).sum()
+    });
+    let left = n_left.load(Ordering::Relaxed);
+    if left > 0 {
+        debug!(left, "namespaces without a process, whose sockets were not found");
+    }
+    destroyed
+}
+
+/// The same in some namespaces, one after the other.
+fn destroy_in_each(namespaces: &[PathBuf], stale: &Stale, n_left: &AtomicUsize) -> usize {
     let mut destroyed = 0;
-    for namespace in namespaces() {
-        if stale.is_empty() {
+    for namespace in namespaces {
+        if n_left.load(Ordering::Relaxed) == 0 {
             break;
         }
-        match destroy_in(&namespace, &mut stale) {
+        match destroy_in(namespace, stale, n_left) {
             Ok(n) => destroyed += n,
             // A namespace may vanish while it is being looked at.
             Err(error) => debug!("cannot look into {}: {error}", namespace.display()),
         }
-    }
-    let left: usize = stale.values().map(BTreeSet::len).sum();
-    if left > 0 {
-        debug!(left, "sockets of namespaces without a process were not found");
     }
     destroyed
 }
@@ -121,16 +144,22 @@ fn namespaces() -> Vec<PathBuf> {
         .collect()
 }
 
-fn destroy_in(namespace: &PathBuf, stale: &mut Stale) -> io::Result<usize> {
+fn destroy_in(namespace: &Path, stale: &Stale, n_left: &AtomicUsize) -> io::Result<usize> {
     setns(File::open(namespace)?, CloneFlags::CLONE_NEWNET)?;
     let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
-    let Some(cookies) = stale.remove(&load::netns_cookie(&socket)?) else { return Ok(0) };
+    let Some(cookies) = stale.get(&load::netns_cookie(&socket)?) else { return Ok(0) };
+    n_left.fetch_sub(1, Ordering::Relaxed);
     socket.bind_auto()?;
     socket.connect(&NetlinkAddr::new(0, 0))?;
-    let mut destroyed = 0;
+    let (mut found, mut destroyed) = (0, 0);
     for family in [AF_INET, AF_INET6] {
+        // A look at the sockets of a family goes through those of all namespaces.
+        if found == cookies.len() {
+            break;
+        }
         for id in connected(&socket, family)? {
             if cookies.contains(&u64::from_ne_bytes(id.cookie)) {
+                found += 1;
                 destroyed += usize::from(destroy_one(&socket, family, id)?);
             }
         }

@@ -31,3 +31,5 @@ mod restart;
 mod sandbox_itself;
 #[path = "netns/udp.rs"]
 mod udp;
+#[path = "netns/udp_destroy.rs"]
+mod udp_destroy;

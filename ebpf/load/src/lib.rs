@@ -36,4 +36,4 @@ pub use aya::maps::MapError;
 pub use aya::maps::lpm_trie::Key as TrieKey;
 pub use mountinfo::cgroup2_mount;
 pub use open::{Addresses, Capacity, Config, Dataplane, Log, OpenError};
-pub use sys::netns_cookie;
+pub use sys::{netns_cookie, socket_cookie};

@@ -264,6 +264,18 @@ pub(crate) fn connect4_programs(cgroup: BorrowedFd<'_>) -> io::Result<Vec<u32>> 
 /// # Errors
 /// The kernel is older than 5.14.
 pub fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
+    cookie(socket, libc::SO_NETNS_COOKIE)
+}
+
+/// The cookie of a socket, by which programs know it.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn socket_cookie(socket: impl AsFd) -> io::Result<u64> {
+    cookie(socket, libc::SO_COOKIE)
+}
+
+fn cookie(socket: impl AsFd, option: libc::c_int) -> io::Result<u64> {
     let mut cookie = 0u64;
     let mut length = libc::socklen_t::try_from(size_of::<u64>()).unwrap_or(8);
     // SAFETY: `cookie` has room for the eight bytes that `length` promises.
@@ -271,7 +283,7 @@ pub fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
         libc::getsockopt(
             socket.as_fd().as_raw_fd(),
             libc::SOL_SOCKET,
-            libc::SO_NETNS_COOKIE,
+            option,
             (&raw mut cookie).cast(),
             &raw mut length,
         )
