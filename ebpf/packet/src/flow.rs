@@ -11,6 +11,8 @@ use crate::tables::{Added, Chosen, Stage, Tables};
 
 /// How many ports are tried before a connection is dropped.
 const TRIES: u32 = 16;
+/// How many of them leave half-open connections alone. Whoever floods takes all ports with those.
+const POLITE: u32 = 12;
 
 /// A connection, where it lies.
 #[derive(Clone, Copy, Debug)]
@@ -134,7 +136,7 @@ pub fn open(
     let name = |port| Tuple::between(&sent.src, port, &chosen.address, chosen.port, sent.protocol);
     let mut client_port = sent.src_port;
     let mut tries = 0;
-    while !tables.claim(Stage::New, &name(client_port), sent) {
+    while !tables.claim(Stage::New, &name(client_port), sent, tries >= POLITE) {
         if tries == 0 {
             tables.count(Counter::PortClash);
         }
@@ -204,7 +206,7 @@ pub fn masquerade(tables: &impl Tables, found: Found, sent: &Tuple) -> Result<()
     let mut tries = 0;
     loop {
         let name = found.live.returning(sent, &address, port);
-        if tables.claim(found.stage, &name, sent) {
+        if tables.claim(found.stage, &name, sent, tries >= POLITE) {
             found.live.set_snat(address, port);
             return Ok(());
         }
@@ -219,9 +221,10 @@ pub fn masquerade(tables: &impl Tables, found: Found, sent: &Tuple) -> Result<()
     }
 }
 
-/// Takes a name for a connection, unless another one that is alive has it.
+/// Takes a name for a connection, unless another one that is alive has it; `forced` from one that has
+/// not proved that its client exists.
 #[inline(always)]
-pub fn claim(tables: &impl Tables, stage: Stage, name: &Tuple, sent: &Tuple) -> bool {
+pub fn claim(tables: &impl Tables, stage: Stage, name: &Tuple, sent: &Tuple, forced: bool) -> bool {
     let mut key = *name;
     if let Some(holder) = by_name(tables, name, &mut key)
         && key != *sent
@@ -229,7 +232,9 @@ pub fn claim(tables: &impl Tables, stage: Stage, name: &Tuple, sent: &Tuple) -> 
     {
         // A closed connection gives way, as it does in TIME_WAIT. What else is left of it leads
         // nowhere, and is swept.
-        if key.protocol != TCP || !holder.live.is_closed() {
+        let is_ended = key.protocol == TCP && holder.live.is_closed();
+        let is_taken = forced && holder.stage == Stage::New;
+        if !is_ended && !is_taken {
             return false;
         }
         tables.remove_flow(holder.stage, &key);

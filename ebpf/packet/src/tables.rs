@@ -167,7 +167,7 @@ pub trait Tables: Sized {
         flow::masquerade(self, found, sent)
     }
     /// [`flow::claim`].
-    fn claim(&self, stage: Stage, name: &Tuple, sent: &Tuple) -> bool {
-        flow::claim(self, stage, name, sent)
+    fn claim(&self, stage: Stage, name: &Tuple, sent: &Tuple, forced: bool) -> bool {
+        flow::claim(self, stage, name, sent, forced)
     }
 }

@@ -212,8 +212,8 @@ step! {
 
 step! {
     /// Takes a name for a connection; 1 if it got it.
-    fn step_claim(skb; stage; name: reference Tuple, sent: reference Tuple) {
-        u32::from(flow::claim(&Kernel(skb), stage_of(stage), name, sent))
+    fn step_claim(skb; stage, forced; name: reference Tuple, sent: reference Tuple) {
+        u32::from(flow::claim(&Kernel(skb), stage_of(stage), name, sent, forced != 0))
     }
 }
 
@@ -328,8 +328,14 @@ pub(crate) fn masquerade(kernel: &Kernel, found: Found, sent: &Tuple) -> Result<
 }
 
 #[inline(always)]
-pub(crate) fn claim(kernel: &Kernel, stage: Stage, name: &Tuple, sent: &Tuple) -> bool {
-    step_claim(kernel.0.0, stage as u32, name, sent) != 0
+pub(crate) fn claim(
+    kernel: &Kernel,
+    stage: Stage,
+    name: &Tuple,
+    sent: &Tuple,
+    forced: bool,
+) -> bool {
+    step_claim(kernel.0.0, stage as u32, u32::from(forced), name, sent) != 0
 }
 
 #[inline(always)]

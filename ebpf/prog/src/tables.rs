@@ -271,8 +271,8 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn claim(&self, stage: Stage, name: &Tuple, sent: &Tuple) -> bool {
-        steps::claim(self, stage, name, sent)
+    fn claim(&self, stage: Stage, name: &Tuple, sent: &Tuple, forced: bool) -> bool {
+        steps::claim(self, stage, name, sent, forced)
     }
 }
 
