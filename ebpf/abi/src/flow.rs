@@ -38,7 +38,7 @@ pub enum Seen {
 ///  0      16     32         34         36  37     38  40
 ///  │ src  │ dst  │ src port │ dst port │ p │ seen │ 0 │
 /// ```
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tuple {
     /// Source address.

@@ -32,6 +32,13 @@ pub fn both(a: u32, b: u32) -> u32 {
     fold64(wide(a) + wide(b))
 }
 
+/// The ones' complement sum of an address.
+#[inline(always)]
+pub fn address_sum(address: &Addr) -> u32 {
+    let [a, b, c, d] = address.words;
+    if address.is_v4() { d } else { fold64(wide(a) + wide(b) + wide(c) + wide(d)) }
+}
+
 /// A checksum field after a change by that difference.
 #[inline(always)]
 pub fn mended(check: u16, difference: u32) -> u16 {

@@ -45,7 +45,7 @@ impl Verdict {
 
     /// The same of a packet whose way is still to be found.
     #[inline(always)]
-    const fn before_routing(self) -> Self {
+    pub const fn before_routing(self) -> Self {
         if self.0 == Self::REROUTE.0 { Self::PASS } else { self }
     }
 
@@ -116,17 +116,18 @@ pub fn known_arrives<T: Tables>(
     parsed: &mut Parsed,
 ) -> Verdict {
     let sent = tuple(parsed);
+    // Node ports and ports of Services are seldom among those of masqueraded connections.
+    if u16::from_be(parsed.dst_port) >= SNAT_FIRST
+        && let Some(verdict) = returns(packet, tables, parsed, &sent)
+    {
+        return verdict;
+    }
     if let Some(live) = tables.flow(Stage::Established, &sent) {
         let found = Found { live, stage: Stage::Established };
         if !flow::is_over(tables, found, parsed) {
             return to_endpoint(packet, tables, parsed, found, &sent);
         }
         end(tables, found, &sent);
-    }
-    if u16::from_be(parsed.dst_port) >= SNAT_FIRST
-        && let Some(verdict) = returns(packet, tables, parsed, &sent)
-    {
-        return verdict;
     }
     Verdict::UNKNOWN
 }
@@ -210,7 +211,7 @@ fn to_endpoint<T: Tables>(
         }
     }
     if client_port != sent.src_port
-        && packet.rewrite(parsed, End::Source, &sent.src, client_port).is_none()
+        && packet.rewrite_rarely(parsed, End::Source, &sent.src, client_port).is_none()
     {
         return Verdict::drop(Counter::DroppedUnwritable);
     }
@@ -246,7 +247,7 @@ fn returns<T: Tables>(
     if live.is_host() {
         live.note(From::Endpoint, parsed, tables.seconds());
         port = sent.src_port;
-        if packet.rewrite(parsed, End::Source, &sent.dst, sent.dst_port).is_none() {
+        if packet.rewrite_rarely(parsed, End::Source, &sent.dst, sent.dst_port).is_none() {
             return Some(Verdict::drop(Counter::DroppedUnwritable));
         }
     }
@@ -294,7 +295,7 @@ fn from_endpoint<T: Tables>(
     }
     found.live.note(From::Endpoint, parsed, tables.seconds());
     if parsed.dst_port != sent.src_port
-        && packet.rewrite(parsed, End::Destination, &sent.src, sent.src_port).is_none()
+        && packet.rewrite_rarely(parsed, End::Destination, &sent.src, sent.src_port).is_none()
     {
         return Verdict::drop(Counter::DroppedUnwritable);
     }

@@ -33,6 +33,30 @@ pub trait Packet: Sized {
     /// difference ([`crate::checksum`]).
     fn mend(&mut self, offset: u32, difference: u32, covered: Covered) -> Option<()>;
 
+    /// The same of a change of an address, and of a port if there is one, in the packet of these
+    /// headers, which have changed already.
+    #[inline(always)]
+    fn mend_both(
+        &mut self,
+        _parsed: &Parsed,
+        offset: u32,
+        (address, port): (u32, Option<u32>),
+        optional: bool,
+    ) -> Option<()> {
+        if let Some(port) = port {
+            self.mend(offset, port, Covered { pseudo: false, optional })?;
+        }
+        self.mend(offset, address, Covered { pseudo: true, optional })
+    }
+
+    /// Replaces an IPv6 address after [`Packet::mend_both`]. The kernel takes the transport checksum's
+    /// change off the device's sum, as if there were a header checksum as in IPv4; the address's own
+    /// change makes up for that.
+    #[inline(always)]
+    fn write_address(&mut self, offset: u32, address: &[u8; 16]) -> Option<()> {
+        self.write(offset, address)
+    }
+
     /// Cuts or lengthens the packet at its end; new bytes are zero.
     fn resize(&mut self, len: u32) -> Option<()>;
 
@@ -41,8 +65,21 @@ pub trait Packet: Sized {
     fn insert(&mut self, link: u32, n: u32) -> Option<()>;
 
     /// Replaces one end ([`rewrite::rewrite`]).
+    #[inline(always)]
     fn rewrite(&mut self, parsed: &mut Parsed, end: End, address: &Addr, port: u16) -> Option<()> {
         rewrite::rewrite(self, parsed, end, address, port)
+    }
+
+    /// The same, where it is seldom wanted: the other end as well.
+    #[inline(always)]
+    fn rewrite_rarely(
+        &mut self,
+        parsed: &mut Parsed,
+        end: End,
+        address: &Addr,
+        port: u16,
+    ) -> Option<()> {
+        self.rewrite(parsed, end, address, port)
     }
 
     /// Decides on an ICMP message ([`icmp::arrives`], [`icmp::leaves`]).
@@ -65,11 +102,13 @@ pub trait Packet: Sized {
     }
 
     /// Decides on a packet of a connection that is known ([`decide::known_arrives`]).
+    #[inline(always)]
     fn known_arrives(&mut self, tables: &impl Tables, parsed: &mut Parsed) -> Verdict {
         decide::known_arrives(self, tables, parsed)
     }
 
     /// The same of one that leaves ([`decide::known_leaves`]).
+    #[inline(always)]
     fn known_leaves(
         &mut self,
         tables: &impl Tables,

@@ -31,10 +31,14 @@ pub fn rewrite(
         End::Source => parsed.src_port,
         End::Destination => parsed.dst_port,
     };
-    if has_ports(parsed) && old_port != port {
-        rewrite_port(packet, parsed, end, old_port, port)?;
-    }
-    rewrite_address(packet, parsed, end, address)
+    let difference = if has_ports(parsed) && old_port != port {
+        rewrite_port(packet, parsed, end, port)?;
+        let is_summed = parsed.protocol != SCTP && !parsed.is_unsummed;
+        is_summed.then(|| port_difference(old_port, port))
+    } else {
+        None
+    };
+    rewrite_end(packet, parsed, end, address, difference)
 }
 
 /// Replaces one address.
@@ -45,6 +49,18 @@ pub fn rewrite_address(
     end: End,
     address: &Addr,
 ) -> Option<()> {
+    rewrite_end(packet, parsed, end, address, None)
+}
+
+/// Replaces one address, and mends the transport checksum for it and for a port that was replaced.
+#[inline(always)]
+fn rewrite_end(
+    packet: &mut impl Packet,
+    parsed: &mut Parsed,
+    end: End,
+    address: &Addr,
+    port: Option<u32>,
+) -> Option<()> {
     let old = match end {
         End::Source => parsed.src,
         End::Destination => parsed.dst,
@@ -54,16 +70,18 @@ pub fn rewrite_address(
         End::Source => parsed.src = *address,
         End::Destination => parsed.dst = *address,
     }
-    if !matches!(parsed.fragment, Fragment::Later(_))
-        && let Some((offset, optional)) = checksum_at(parsed)
-    {
-        packet.mend(offset, difference, Covered { pseudo: true, optional })?;
+    let checksum =
+        if matches!(parsed.fragment, Fragment::Later(_)) { None } else { checksum_at(parsed) };
+    if let Some((offset, optional)) = checksum {
+        packet.mend_both(parsed, offset, (difference, port), optional)?;
     }
     if parsed.v6 {
         let at = parsed.l3 + if end == End::Source { 8 } else { 24 };
-        // The kernel takes the transport checksum's change off the device's sum, as if there were a
-        // header checksum as in IPv4; the address's own change makes up for that.
-        return packet.write(at, &address.bytes());
+        let bytes = address.bytes();
+        return match checksum {
+            Some(_) => packet.write_address(at, &bytes),
+            None => packet.write(at, &bytes),
+        };
     }
     parsed.check = mended(parsed.check, difference);
     // Checksum, source and destination lie side by side.
@@ -73,14 +91,9 @@ pub fn rewrite_address(
     packet.store(parsed.l3 + 10, &[c0, c1, s0, s1, s2, s3, d0, d1, d2, d3])
 }
 
+/// Replaces one port. The checksum is not mended yet, but for SCTP's, which covers no address.
 #[inline(always)]
-fn rewrite_port(
-    packet: &mut impl Packet,
-    parsed: &mut Parsed,
-    end: End,
-    old: u16,
-    new: u16,
-) -> Option<()> {
+fn rewrite_port(packet: &mut impl Packet, parsed: &mut Parsed, end: End, new: u16) -> Option<()> {
     let before = both_ports(parsed);
     let at = match end {
         End::Source => {
@@ -99,10 +112,7 @@ fn rewrite_port(
     if parsed.is_unsummed {
         return packet.write(at, &new.to_ne_bytes());
     }
-    packet.store(at, &new.to_ne_bytes())?;
-    let (offset, optional) = checksum_at(parsed)?;
-    let covered = Covered { pseudo: false, optional };
-    packet.mend(offset, port_difference(old, new), covered)
+    packet.store(at, &new.to_ne_bytes())
 }
 
 /// Mends SCTP's checksum. Zero is one that the device will fill in: it must stay zero.

@@ -49,6 +49,21 @@ pub(crate) fn asks_for(server: Peer) -> Option<Peer> {
         .then_some(Peer { addr: own.service, port: own.service_port })
 }
 
+/// Whether [`arrives`] is to be asked: by the port alone, for all packets pass here.
+#[inline(always)]
+pub(crate) fn may_ask(parsed: &Parsed) -> bool {
+    own(parsed.dst).is_some_and(|own| {
+        own.service_port != 0
+            && (parsed.dst_port == own.service_port || parsed.dst_port == own.server_port)
+    })
+}
+
+/// Whether [`leaves`] is to be asked.
+#[inline(always)]
+pub(crate) fn may_answer(parsed: &Parsed) -> bool {
+    own(parsed.src).is_some_and(|own| own.packet_port != 0 && parsed.src_port == own.packet_port)
+}
+
 /// Decides on a packet that arrives; [`Verdict::UNKNOWN`] if it is no question of this node's to the
 /// cluster's DNS, or nobody here would answer it.
 #[inline(always)]

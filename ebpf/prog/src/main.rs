@@ -132,6 +132,13 @@ fn tc_egress_l3(ctx: TcContext) -> i32 {
     tc::egress(ctx.skb.skb, 0)
 }
 
+/// What running a program costs that does nothing: the base of `cargo xtask bench packet`. It is never
+/// attached.
+#[classifier]
+fn tc_nothing(_ctx: TcContext) -> i32 {
+    tc::NEXT
+}
+
 /// Helpers such as `bpf_sk_storage_get` are for GPL-compatible programs only.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]

@@ -131,6 +131,20 @@ pub(crate) static SCRATCH: PerCpuArray<Parsed, 2> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static RECORD: PerCpuArray<Record, 1> = PerCpuArray::new();
 
+/// What did the clock say last, and when was it asked?
+#[btf_map]
+pub(crate) static CLOCK: PerCpuArray<Read, 1> = PerCpuArray::new();
+
+/// A reading of the clock.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Read {
+    /// In timer ticks.
+    pub(crate) ticks: u64,
+    /// What it said.
+    pub(crate) seconds: u64,
+}
+
 /// How many answers were given this second?
 #[btf_map]
 pub(crate) static ANSWERS: PerCpuArray<u64, 1> = PerCpuArray::new();

@@ -1,5 +1,6 @@
 //! A packet in the kernel: `packet::packet::Packet` over `__sk_buff`.
 
+use core::arch::asm;
 use core::hint::black_box;
 
 use abi::addr::Addr;
@@ -9,10 +10,10 @@ use aya_ebpf::bindings::{
     bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_clone_redirect, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail,
-    bpf_skb_load_bytes, bpf_skb_store_bytes,
+    bpf_clone_redirect, bpf_csum_update, bpf_l4_csum_replace, bpf_skb_adjust_room,
+    bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
 };
-use packet::checksum::both;
+use packet::checksum::{address_sum, both, fold16, mended};
 use packet::decide::Verdict;
 use packet::packet::{Covered, Packet};
 use packet::parse::Parsed;
@@ -21,6 +22,10 @@ use packet::rewrite::End;
 use packet::tables::Tables;
 
 use crate::steps;
+
+/// How far the headers of a packet reach that are read and written in place. What lies behind is left
+/// to the kernel's helpers.
+const REACH: u32 = 511;
 
 /// The packet that a tc program was run for.
 #[derive(Clone, Copy)]
@@ -33,6 +38,34 @@ impl Skb {
     pub(crate) fn ethertype(self) -> u16 {
         // SAFETY: a field of the context, which the verifier checks.
         unsafe { (&raw const (*self.0).protocol).read_volatile() as u16 }
+    }
+
+    /// Where the bytes at an offset lie in memory, if they do: a driver may have left them on pages.
+    #[inline(always)]
+    fn at<const N: usize>(self, offset: u32) -> Option<*mut u8> {
+        if offset > REACH {
+            return None;
+        }
+        // SAFETY: fields of the context, which the verifier checks.
+        let (data, end) = unsafe {
+            (
+                (&raw const (*self.0).data).read_volatile() as usize,
+                (&raw const (*self.0).data_end).read_volatile() as usize,
+            )
+        };
+        let at: *mut u8;
+        // SAFETY: adds two registers. The compiler must not see how, or it compares one sum with the
+        // end and reads at another, and the verifier knows no sum but the one that was compared.
+        unsafe {
+            asm!(
+                "{offset} &= 511",
+                "{at} += {offset}",
+                at = inlateout(reg) data => at,
+                offset = inlateout(reg) u64::from(offset) => _,
+                options(pure, nomem, nostack),
+            );
+        }
+        (at.wrapping_add(N).addr() <= end).then_some(at)
     }
 
     /// The device that it is on.
@@ -68,6 +101,131 @@ impl Skb {
             let flags = u64::from(BPF_F_RECOMPUTE_CSUM);
             bpf_skb_store_bytes(self.0, offset, from.cast(), len, flags) == 0
         }
+    }
+}
+
+/// The same for the steps that packets of known connections take, in which nothing that they all pass is
+/// a function of its own: a call costs as much as twenty instructions. It is read and written in place,
+/// as far as its headers are not on pages of a driver's. Other packets are told by a verdict.
+pub(crate) struct Hot(pub(crate) Skb);
+
+/// An ICMP message, which is yet to be decided on; else it is [`Verdict::UNKNOWN`] to a frontend.
+pub(crate) const ICMP: Verdict = Verdict(5);
+
+impl Packet for Hot {
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        self.0.len()
+    }
+
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        self.0.at::<N>(offset).map(read)
+    }
+
+    #[inline(always)]
+    fn store<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> Option<()> {
+        if let Some(at) = self.0.at::<N>(offset) {
+            write(at, bytes);
+            return Some(());
+        }
+        self.0.store(offset, bytes)
+    }
+
+    #[inline(always)]
+    fn write<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> Option<()> {
+        self.0.write(offset, bytes)
+    }
+
+    #[inline(always)]
+    fn mend(&mut self, offset: u32, difference: u32, covered: Covered) -> Option<()> {
+        self.0.mend(offset, difference, covered)
+    }
+
+    /// In place, if a device has not yet to complete the checksum. One that it has is the sum of the
+    /// pseudo header, or what it makes of it would be wrong; one that is that sum by chance is left
+    /// to the kernel's helpers, too, which know.
+    #[inline(always)]
+    fn mend_both(
+        &mut self,
+        parsed: &Parsed,
+        offset: u32,
+        (address, port): (u32, Option<u32>),
+        optional: bool,
+    ) -> Option<()> {
+        let Some(old) = self.load(offset) else {
+            return steps::mend(self.0, offset, (address, port), optional, parsed.v6);
+        };
+        let old = u16::from_ne_bytes(old);
+        if optional && old == 0 || fold16(both(u32::from(old), address)) == fold16(pseudo(parsed)) {
+            return steps::mend(self.0, offset, (address, port), optional, parsed.v6);
+        }
+        let difference = port.map_or(address, |port| both(address, port));
+        let new = mended(old, difference);
+        let new = if optional && new == 0 { 0xffff } else { new };
+        self.store(offset, &new.to_ne_bytes())?;
+        // IPv4's header sums up to the same as before, so the transport's checksum has changed the sum
+        // of the whole packet; over IPv6 the address makes up for it.
+        if !parsed.v6 {
+            update_sum(self.0, !address);
+        }
+        Some(())
+    }
+
+    #[inline(always)]
+    fn write_address(&mut self, offset: u32, address: &[u8; 16]) -> Option<()> {
+        self.store(offset, address)
+    }
+
+    #[inline(always)]
+    fn again(&mut self, leaves: bool) {
+        self.0.again(leaves);
+    }
+
+    #[inline(always)]
+    fn fragment(&mut self, tables: &impl Tables, parsed: &mut Parsed, leaves: bool) -> Verdict {
+        self.0.fragment(tables, parsed, leaves)
+    }
+
+    #[inline(always)]
+    fn resize(&mut self, len: u32) -> Option<()> {
+        self.0.resize(len)
+    }
+
+    #[inline(always)]
+    fn insert(&mut self, link: u32, n: u32) -> Option<()> {
+        self.0.insert(link, n)
+    }
+
+    #[inline(always)]
+    fn rewrite_rarely(
+        &mut self,
+        _parsed: &mut Parsed,
+        end: End,
+        address: &Addr,
+        port: u16,
+    ) -> Option<()> {
+        steps::rewrite(self.0, end, address, port)
+    }
+
+    #[inline(always)]
+    fn icmp(&mut self, _tables: &impl Tables, _parsed: &mut Parsed, _arrives: bool) -> Verdict {
+        ICMP
+    }
+
+    #[inline(always)]
+    fn to_frontend(&mut self, _tables: &impl Tables, _parsed: &mut Parsed, _here: bool) -> Verdict {
+        Verdict::UNKNOWN
+    }
+
+    #[inline(always)]
+    fn unreachable(&mut self, tables: &impl Tables, parsed: &Parsed) -> Verdict {
+        self.0.unreachable(tables, parsed)
+    }
+
+    #[inline(always)]
+    fn sum(&self, offset: u32, end: u32) -> Option<u32> {
+        self.0.sum(offset, end)
     }
 }
 
@@ -150,21 +308,6 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
-    fn known_arrives(&mut self, _tables: &impl Tables, _parsed: &mut Parsed) -> Verdict {
-        steps::known_arrives(*self)
-    }
-
-    #[inline(always)]
-    fn known_leaves(
-        &mut self,
-        _tables: &impl Tables,
-        _parsed: &mut Parsed,
-        made_here: bool,
-    ) -> Verdict {
-        steps::known_leaves(*self, made_here)
-    }
-
-    #[inline(always)]
     fn to_frontend(&mut self, _tables: &impl Tables, _parsed: &mut Parsed, here: bool) -> Verdict {
         steps::to_frontend(*self, here)
     }
@@ -215,4 +358,103 @@ fn store<const N: usize>(skb: Skb, offset: u32, bytes: &[u8; N], flags: u64) -> 
 fn bounded(len: u32) -> Option<u32> {
     let less_one = black_box(len.wrapping_sub(1));
     ((less_one as usize) < HELD_LEN).then(|| less_one + 1)
+}
+
+/// Mends a checksum that a device may have yet to complete, by the kernel's helpers: if it has, the
+/// port is not in it. The address is yet to be written, where nothing makes up for it.
+#[inline(always)]
+pub(crate) fn mend_slowly(
+    mut skb: Skb,
+    offset: u32,
+    (address, port): (u32, Option<u32>),
+    optional: bool,
+    v6: bool,
+) -> Option<()> {
+    if let Some(port) = port {
+        skb.mend(offset, port, Covered { pseudo: false, optional })?;
+    }
+    skb.mend(offset, address, Covered { pseudo: true, optional })?;
+    if v6 {
+        // The helper takes it for IPv4's, whose header has a checksum of its own.
+        update_sum(skb, address);
+    }
+    Some(())
+}
+
+/// Adds to the sum of the whole packet that the device has made, if it has.
+#[inline(always)]
+fn update_sum(skb: Skb, difference: u32) {
+    // SAFETY: takes numbers only. It fails where there is no such sum.
+    _ = unsafe { bpf_csum_update(skb.0, difference) };
+}
+
+/// The sum of the header that a transport checksum covers and no packet has, as it is now.
+#[inline(always)]
+fn pseudo(parsed: &Parsed) -> u32 {
+    let len = parsed.end.wrapping_sub(parsed.l4);
+    let rest = u32::from(parsed.protocol).to_be().wrapping_add(len.to_be());
+    both(both(address_sum(&parsed.src), address_sum(&parsed.dst)), rest)
+}
+
+/// Reads bytes of a packet, in words as far as they go: they lie at no boundary, which the processor
+/// does not mind, and the compiler would.
+#[inline(always)]
+fn read<const N: usize>(from: *mut u8) -> [u8; N] {
+    let mut bytes = [0; N];
+    let mut done = 0;
+    macro_rules! word {
+        ($type:ty, $load:literal) => {
+            while let Some(chunk) =
+                bytes.get_mut(done..).and_then(<[u8]>::first_chunk_mut::<{ size_of::<$type>() }>)
+            {
+                let word: u64;
+                // SAFETY: the caller has found the bytes to be there, and the verifier has seen it.
+                unsafe {
+                    asm!(
+                        $load,
+                        word = lateout(reg) word,
+                        at = in(reg) from.wrapping_add(done),
+                        options(readonly, nostack),
+                    );
+                }
+                // A register holds a shorter word's bytes first.
+                for (byte, from) in chunk.iter_mut().zip(word.to_le_bytes()) {
+                    *byte = from;
+                }
+                done += size_of::<$type>();
+            }
+        };
+    }
+    word!(u64, "{word} = *(u64 *)({at} + 0)");
+    word!(u32, "{word} = *(u32 *)({at} + 0)");
+    word!(u16, "{word} = *(u16 *)({at} + 0)");
+    word!(u8, "{word} = *(u8 *)({at} + 0)");
+    bytes
+}
+
+/// Writes bytes of a packet, as above.
+#[inline(always)]
+fn write<const N: usize>(to: *mut u8, bytes: &[u8; N]) {
+    let mut done = 0;
+    macro_rules! word {
+        ($type:ty, $store:literal) => {
+            while let Some(chunk) = bytes.get(done..).and_then(<[u8]>::first_chunk) {
+                let word = u64::from(<$type>::from_ne_bytes(*chunk));
+                // SAFETY: as above.
+                unsafe {
+                    asm!(
+                        $store,
+                        word = in(reg) word,
+                        at = in(reg) to.wrapping_add(done),
+                        options(nostack),
+                    );
+                }
+                done += size_of::<$type>();
+            }
+        };
+    }
+    word!(u64, "*(u64 *)({at} + 0) = {word}");
+    word!(u32, "*(u32 *)({at} + 0) = {word}");
+    word!(u16, "*(u16 *)({at} + 0) = {word}");
+    word!(u8, "*(u8 *)({at} + 0) = {word}");
 }

@@ -16,7 +16,7 @@ use packet::{decide, flow, fragment, icmp, parse, refuse, rewrite};
 
 use crate::dns;
 use crate::lead;
-use crate::skb::Skb;
+use crate::skb::{Hot, ICMP, Skb, mend_slowly};
 use crate::tables::Kernel;
 use crate::tc::{quoted, scratch};
 
@@ -68,14 +68,6 @@ macro_rules! step {
 }
 
 step! {
-    /// Reads the headers; 1 if there are any.
-    fn step_parse(skb; l3; ) {
-        let Some(parsed) = scratch() else { return 0 };
-        u32::from(parse::parse(&skb, l3, skb.ethertype(), parsed).is_some())
-    }
-}
-
-step! {
     /// Replaces one end; 1 if that was done.
     fn step_rewrite(skb; end, port; address: reference Addr) {
         let Some(parsed) = scratch() else { return 0 };
@@ -95,18 +87,40 @@ step! {
 }
 
 step! {
-    /// Decides on a packet of a connection that is known.
+    /// Mends a checksum by the kernel's helpers; 1 if that was done. The flags: zero means that there is
+    /// none; a port has
+    /// changed; IPv6.
+    fn step_mend(skb; offset, address, port, flags; ) {
+        let port = (flags & 2 != 0).then_some(port);
+        let (optional, v6) = (flags & 1 != 0, flags & 4 != 0);
+        u32::from(mend_slowly(skb, offset, (address, port), optional, v6).is_some())
+    }
+}
+
+step! {
+    /// Reads the headers; 1 if there are any.
+    fn step_parse(skb; l3; ) {
+        if parse_in_place(skb, l3) {
+            return 1;
+        }
+        let Some(parsed) = scratch() else { return 0 };
+        u32::from(parse::parse(&skb, l3, skb.ethertype(), parsed).is_some())
+    }
+}
+
+step! {
+    /// Decides on a packet that arrives, unless it is an ICMP message or of no connection that is known.
     fn step_arrives(skb; ; ) {
         let Some(parsed) = scratch() else { return 0 };
-        decide::known_arrives(&mut Skb(skb.0), &Kernel(skb), parsed).0
+        decide::arrives(&mut Hot(skb), &Kernel(skb), parsed).0
     }
 }
 
 step! {
     /// The same of one that leaves.
-    fn step_leaves(skb; made_here; ) {
+    fn step_leaves(skb; ; ) {
         let Some(parsed) = scratch() else { return 0 };
-        decide::known_leaves(&mut Skb(skb.0), &Kernel(skb), parsed, made_here != 0).0
+        decide::leaves(&mut Hot(skb), &Kernel(skb), parsed, skb.is_made_here()).0
     }
 }
 
@@ -236,11 +250,6 @@ fn result(word: u32) -> Result<(), Verdict> {
 }
 
 #[inline(always)]
-pub(crate) fn parse(skb: Skb, l3: u32) -> bool {
-    step_parse(skb.0, l3) != 0
-}
-
-#[inline(always)]
 pub(crate) fn rewrite(skb: Skb, end: End, address: &Addr, port: u16) -> Option<()> {
     let end = if end == End::Source { 0 } else { 1 };
     (step_rewrite(skb.0, end, u32::from(port), address) != 0).then_some(())
@@ -252,23 +261,58 @@ pub(crate) fn fragment(skb: Skb, leaves: bool) -> Verdict {
 }
 
 #[inline(always)]
-pub(crate) fn known_arrives(skb: Skb) -> Verdict {
-    Verdict(step_arrives(skb.0))
+pub(crate) fn mend(
+    skb: Skb,
+    offset: u32,
+    (address, port): (u32, Option<u32>),
+    optional: bool,
+    v6: bool,
+) -> Option<()> {
+    let flags = u32::from(optional) | u32::from(port.is_some()) << 1 | u32::from(v6) << 2;
+    (step_mend(skb.0, offset, address, port.unwrap_or(0), flags) != 0).then_some(())
+}
+
+/// Reads the headers where they lie in place, as most do.
+#[inline(always)]
+fn parse_in_place(skb: Skb, l3: u32) -> bool {
+    let Some(parsed) = scratch() else { return false };
+    parse::parse(&Hot(skb), l3, skb.ethertype(), parsed).is_some()
 }
 
 #[inline(always)]
-pub(crate) fn known_leaves(skb: Skb, made_here: bool) -> Verdict {
-    Verdict(step_leaves(skb.0, u32::from(made_here)))
+pub(crate) fn arrives(skb: Skb, l3: u32) -> Verdict {
+    if step_parse(skb.0, l3) == 0 {
+        return Verdict::PASS;
+    }
+    if scratch().is_some_and(|parsed| dns::may_ask(parsed)) {
+        match Verdict(step_dns_arrives(skb.0)) {
+            Verdict::UNKNOWN => {}
+            verdict => return verdict,
+        }
+    }
+    match Verdict(step_arrives(skb.0)) {
+        ICMP => Verdict(step_icmp(skb.0, 1)),
+        Verdict::UNKNOWN => Verdict(step_to_frontend(skb.0, 0)).before_routing(),
+        verdict => verdict,
+    }
 }
 
 #[inline(always)]
-pub(crate) fn dns_arrives(skb: Skb) -> Verdict {
-    Verdict(step_dns_arrives(skb.0))
-}
-
-#[inline(always)]
-pub(crate) fn dns_leaves(skb: Skb) -> Verdict {
-    Verdict(step_dns_leaves(skb.0))
+pub(crate) fn leaves(skb: Skb, l3: u32) -> Verdict {
+    if step_parse(skb.0, l3) == 0 {
+        return Verdict::PASS;
+    }
+    if skb.is_made_here() && scratch().is_some_and(|parsed| dns::may_answer(parsed)) {
+        match Verdict(step_dns_leaves(skb.0)) {
+            Verdict::UNKNOWN => {}
+            verdict => return verdict,
+        }
+    }
+    match Verdict(step_leaves(skb.0)) {
+        ICMP => Verdict(step_icmp(skb.0, 0)),
+        Verdict::UNKNOWN => Verdict(step_to_frontend(skb.0, 1)),
+        verdict => verdict,
+    }
 }
 
 #[inline(always)]

@@ -3,16 +3,15 @@
 use abi::counter::Counter;
 use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS, bpf_fib_lookup as FibLookup};
 use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh};
-use packet::decide::{self, Verdict};
+use packet::decide::Verdict;
 use packet::parse::Parsed;
 
 use crate::maps::{SCRATCH, count, count_at};
 use crate::skb::Skb;
 use crate::steps;
-use crate::tables::Kernel;
 
 /// Let other programs and the kernel go on: `TCX_NEXT`, and `TC_ACT_UNSPEC` for clsact.
-const NEXT: i32 = -1;
+pub(crate) const NEXT: i32 = -1;
 /// `TC_ACT_SHOT`.
 const DROP: i32 = 2;
 
@@ -26,15 +25,7 @@ const NO_NEIGHBOUR: i64 = 7;
 #[inline(always)]
 pub(crate) fn ingress(ctx: *mut __sk_buff, l3: u32) -> i32 {
     let skb = Skb(ctx);
-    if !steps::parse(skb, l3) {
-        return NEXT;
-    }
-    match steps::dns_arrives(skb) {
-        Verdict::UNKNOWN => {}
-        verdict => return go(verdict),
-    }
-    let Some(parsed) = scratch() else { return NEXT };
-    match decide::arrives(&mut Skb(ctx), &Kernel(skb), parsed) {
+    match steps::arrives(skb, l3) {
         Verdict::ANSWER => redirect(skb.device(), 0),
         verdict => go(verdict),
     }
@@ -44,17 +35,7 @@ pub(crate) fn ingress(ctx: *mut __sk_buff, l3: u32) -> i32 {
 #[inline(always)]
 pub(crate) fn egress(ctx: *mut __sk_buff, l3: u32) -> i32 {
     let skb = Skb(ctx);
-    if !steps::parse(skb, l3) {
-        return NEXT;
-    }
-    if skb.is_made_here() {
-        match steps::dns_leaves(skb) {
-            Verdict::UNKNOWN => {}
-            verdict => return go(verdict),
-        }
-    }
-    let Some(parsed) = scratch() else { return NEXT };
-    match decide::leaves(&mut Skb(ctx), &Kernel(skb), parsed, skb.is_made_here()) {
+    match steps::leaves(skb, l3) {
         Verdict::ANSWER => redirect(skb.device(), u64::from(BPF_F_INGRESS)),
         Verdict::REROUTE => steps::reroute(skb),
         verdict => go(verdict),
