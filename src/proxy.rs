@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -29,9 +29,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tracing::{info, warn};
 
+mod conntrack_args;
 mod node;
 
 use crate::node_args::{NodeArgs, SourceArgs};
+use crate::proxy::conntrack_args::ConntrackArgs;
 use crate::proxy::node::SocketArgs;
 
 /// How often the status file is written, at most.
@@ -69,6 +71,8 @@ pub(crate) struct KernelArgs {
     /// How many endpoints fit, over all Services.
     #[arg(long, value_name = "N", default_value_t = Capacity::default().endpoints)]
     max_endpoints: u32,
+    #[command(flatten)]
+    conntrack: ConntrackArgs,
     /// An eBPF object in the place of the embedded one.
     #[arg(long, value_name = "FILE", hide = true)]
     ebpf_object: Option<PathBuf>,
@@ -254,6 +258,10 @@ impl KernelArgs {
             own_dns: syncer.backend().dataplane().map(load::Dataplane::own_dns).transpose()?,
             log: syncer.backend().dataplane().and_then(load::Dataplane::take_log),
         };
+        if let Some(packets) = &beside.packets {
+            let mut packets = packets.lock().unwrap_or_else(PoisonError::into_inner);
+            packets.set_lifetimes(self.conntrack.lifetimes());
+        }
         Ok((AnySyncer::Ebpf(Box::new(syncer)), beside))
     }
 
@@ -262,7 +270,11 @@ impl KernelArgs {
             bpffs: self.bpffs.clone(),
             cgroup: self.cgroup.clone(),
             object: self.ebpf_object.clone(),
-            capacity: Capacity { frontends: self.max_frontends, endpoints: self.max_endpoints },
+            capacity: Capacity {
+                frontends: self.max_frontends,
+                endpoints: self.max_endpoints,
+                flows: self.conntrack.connections(),
+            },
         }
     }
 }

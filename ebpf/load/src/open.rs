@@ -64,14 +64,20 @@ pub struct Capacity {
     pub frontends: u32,
     /// Endpoints over all sets, those included that are being replaced.
     pub endpoints: u32,
+    /// Connections that the packet programs remember, once their clients have proved that they
+    /// exist.
+    pub flows: u32,
 }
 
 impl Default for Capacity {
     /// 65,536 frontends and 524,288 endpoints: about 70 MiB of kernel memory.
     fn default() -> Self {
-        Self { frontends: 65_536, endpoints: 524_288 }
+        Self { frontends: 65_536, endpoints: 524_288, flows: 131_072 }
     }
 }
+
+/// The maps of connections, which grow as connections come.
+const GROWN: [&str; 2] = ["FLOWS", "NAMES"];
 
 impl Capacity {
     /// How many entries a map gets; `None` for one whose size is fixed.
@@ -79,6 +85,8 @@ impl Capacity {
         match map {
             "FRONTENDS" | "SLOTS" | "SERVICE_COUNTS" => Some(self.frontends),
             "ENDPOINTS" | "ENDPOINT_COUNTS" => Some(self.endpoints),
+            "FLOWS" => Some(self.flows),
+            "NAMES" => self.flows.checked_mul(2),
             // Another version may count other things.
             "COUNTERS" => u32::try_from(Counter::ALL.len()).ok(),
             _ => None,
@@ -188,6 +196,12 @@ impl Dataplane {
         let reused = reusable(&pins, capacity);
         let mut loader = EbpfLoader::new();
         for name in WRITTEN {
+            if let Some(max_entries) = capacity.of(name) {
+                loader.map_max_entries(name, max_entries);
+            }
+        }
+        // A former process's connections are kept, and so is the room for them.
+        for name in GROWN.iter().filter(|name| !reused.contains(name)) {
             if let Some(max_entries) = capacity.of(name) {
                 loader.map_max_entries(name, max_entries);
             }
@@ -376,7 +390,7 @@ impl Drop for Dataplane {
 fn reusable(pins: &Pins, capacity: Capacity) -> Vec<&'static str> {
     let fits = |name: &str| {
         let Some(max_entries) = activate::max_entries(&pins.map(name)) else { return false };
-        capacity.of(name).is_none_or(|wanted| wanted == max_entries)
+        GROWN.contains(&name) || capacity.of(name).is_none_or(|wanted| wanted == max_entries)
     };
     let all_written = WRITTEN.iter().all(|name| fits(name));
     MAPS.into_iter()

@@ -16,7 +16,7 @@ use abi::frontend::{FrontendKey, FrontendValue};
 use abi::node::Node;
 use abi::slot::Slot;
 use abi::socket::{Socket, UdpPeer};
-use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{
     Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage, SockMap,
 };
@@ -24,6 +24,8 @@ use aya_ebpf::macros::btf_map;
 use packet::parse::Parsed;
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
+/// Takes memory for the entries that there are.
+const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 
 // The loader sets the sizes of the first five from its configuration.
 
@@ -93,11 +95,11 @@ pub(crate) static UDP_PEERS: HashMap<u64, UdpPeer, 65_536> = HashMap::new();
 
 /// Which connection is this packet's, of those whose client is known to exist?
 #[btf_map]
-pub(crate) static FLOWS: HashMap<Tuple, Record, 131_072> = HashMap::new();
+pub(crate) static FLOWS: HashMap<Tuple, Record, 131_072, ON_DEMAND> = HashMap::new();
 
 /// By which other names does it go?
 #[btf_map]
-pub(crate) static NAMES: HashMap<Tuple, Tuple, 262_144> = HashMap::new();
+pub(crate) static NAMES: HashMap<Tuple, Tuple, 262_144, ON_DEMAND> = HashMap::new();
 
 /// The same of new connections: which is it, as long as it was not displaced?
 #[btf_map]

@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use sandbox::netns::Netns;
+use sandbox::wait;
 
-use crate::scene::{Scene, of, udp};
+use crate::scene::{SOON, Scene, datagram_round_trip, of, udp};
 use crate::wire::{Wire, fragments};
 
 /// The next datagram's identification: two within seconds have different ones.
@@ -28,6 +29,11 @@ fn come_back(netns: &Netns, from: std::net::IpAddr, to: SocketAddr) {
     let socket = udp(netns, to.is_ipv6());
     let src = SocketAddr::new(from, socket.local_addr().unwrap().port());
     let wire = Wire::new(netns);
+    // A pod that has just come is served as soon as the proxy has heard of its device.
+    let first = udp(netns, to.is_ipv6());
+    first.set_read_timeout(Some(SOON / 20)).unwrap();
+    let is_served = wait::until(SOON, || datagram_round_trip(&first, to, b"first"));
+    assert!(is_served, "not even whole ones by {to}");
     let mut room = vec![0; 1 << 16];
     for len in [1_500, 3_000, 8_000, 20_000, 23_000] {
         for (name, order) in ORDERS {

@@ -14,6 +14,7 @@ use crate::plan::settings::PodSource;
 #[derive(Debug, Default)]
 pub struct Packets {
     in_charge: Option<(Devices, Flows)>,
+    lifetimes: Lifetimes,
     pods: ByFamily<Option<PodSource>>,
     /// What was warned of last, lest it be told again and again.
     told: BTreeSet<String>,
@@ -29,6 +30,11 @@ impl Packets {
     /// Whether it has.
     pub(super) const fn is_in_charge(&self) -> bool {
         self.in_charge.is_some()
+    }
+
+    /// For how long connections are remembered.
+    pub const fn set_lifetimes(&mut self, lifetimes: Lifetimes) {
+        self.lifetimes = lifetimes;
     }
 
     /// How pods are told from other sources.
@@ -70,7 +76,7 @@ impl Packets {
     /// Removes connections that have ended.
     pub fn collect(&mut self) {
         let Some((_, flows)) = &mut self.in_charge else { return };
-        match flows.collect(&Lifetimes::default()) {
+        match flows.collect(&self.lifetimes) {
             Ok(collected) => debug!(?collected, "connections"),
             Err(error) => warn!("cannot collect connections that have ended: {error}"),
         }
