@@ -1,6 +1,7 @@
 //! What a job's pods have come to: each is counted once, whatever becomes of it.
 //!
-//!     made with a finalizer ─▶ ended: its uid in `uncountedTerminatedPods` ─▶ let go ─▶ a number
+//! A pod is made with a finalizer; once it has ended its uid stands in `uncountedTerminatedPods`;
+//! then it is let go, and becomes a number.
 //!
 //! What has been done is in the job's status before the next step is taken, so a controller may
 //! die between any two of them, and a pod may be deleted at any time.
