@@ -77,7 +77,7 @@ mod tests {
         assert_eq!(args("--conntrack-max-per-core=1 --conntrack-min=5000").connections(), 5000);
         assert_eq!(args("--conntrack-max-per-core=0 --conntrack-min=1").connections(), 131_072);
         let per_core = args("--conntrack-max-per-core=1000 --conntrack-min=0").connections();
-        assert!(per_core >= 1000 && per_core % 1000 == 0, "{per_core}");
+        assert!(per_core >= 1000 && per_core.is_multiple_of(1000), "{per_core}");
     }
 
     #[test]
