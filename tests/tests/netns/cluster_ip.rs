@@ -117,7 +117,7 @@ fn endpoints_that_are_not_ready_get_nothing_and_terminating_ones_the_rest() {
 }
 
 #[test]
-fn sockets_outside_the_cgroup_are_left_alone() {
+fn sockets_outside_the_cgroup_are_led_by_their_packets() {
     let cluster = Cluster::new();
     let mut node = cluster.node("node-a");
     let webs = node.webs(["web-1"]);
@@ -126,7 +126,7 @@ fn sockets_outside_the_cgroup_are_left_alone() {
     node.start_proxy();
     let connect = || TcpStream::connect_timeout(&service.v4(), Duration::from_millis(500));
     let outside = client.netns().run(connect).unwrap();
-    assert!(outside.is_err(), "the namespace is the pod's, the cgroup is not");
+    outside.expect("the namespace is the pod's, the cgroup is not");
     assert_eq!(cluster.send(&client, Protocol::Tcp, service.v4(), 5).failed, 0);
 }
 
