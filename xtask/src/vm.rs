@@ -115,10 +115,14 @@ fn stripped(from: &Path, to: &Path) -> anyhow::Result<PathBuf> {
     Ok(to.to_owned())
 }
 
-/// The last program that cargo's messages tell of.
+/// The last test that cargo's messages tell of; programs that it is to run are built beside it.
 fn executable(messages: &str) -> Option<PathBuf> {
     let executable = |line: &str| {
         let message: Value = serde_json::from_str(line).ok()?;
+        let kinds = message.get("target")?.get("kind")?.as_array()?;
+        if !kinds.iter().any(|kind| kind == "test") {
+            return None;
+        }
         message.get("executable")?.as_str().map(PathBuf::from)
     };
     messages.lines().rev().find_map(executable)
@@ -257,10 +261,18 @@ mod tests {
 
     #[test]
     fn the_test_is_found_in_what_cargo_says() {
-        let messages = "{\"reason\":\"compiler-artifact\",\"executable\":null}\n\
-            {\"reason\":\"compiler-artifact\",\"executable\":\"/t/netns-1\"}\n\
-            {\"reason\":\"build-finished\",\"success\":true}\n";
-        assert_eq!(executable(messages).unwrap().to_str(), Some("/t/netns-1"));
+        let artifact = |kind: &str, path: &str| {
+            format!(
+                "{{\"reason\":\"compiler-artifact\",\"target\":{{\"kind\":[\"{kind}\"]}},\
+                 \"executable\":{path}}}\n"
+            )
+        };
+        let library = artifact("lib", "null");
+        let test = artifact("test", "\"/t/netns-1\"");
+        let program = artifact("bin", "\"/t/names-client\"");
+        let messages =
+            format!("{library}{test}{program}{{\"reason\":\"build-finished\",\"success\":true}}\n");
+        assert_eq!(executable(&messages).unwrap().to_str(), Some("/t/netns-1"));
     }
 
     #[test]
