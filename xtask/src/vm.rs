@@ -32,7 +32,7 @@ const MODULES: &[&str] = &["llc", "stp", "bridge", "veth", "inet_diag", "tcp_dia
 /// What the guest does unless told otherwise: the tests of ClusterIP Services with real traffic,
 /// TCP and UDP, over both families, within a node and across nodes. Left out are the two that
 /// send for a few milliseconds only: on an emulated machine the client has hardly begun by then.
-const COMMAND: &str = "/bin/deps/netns --test-threads=1 cluster_ip --skip refused";
+const COMMAND: &str = "/bin/deps/netns --test-threads=1 cluster_ip:: --skip refused";
 
 /// The guest may take this long, on a machine that emulates it.
 const LIMIT_SECONDS: &str = "300";
