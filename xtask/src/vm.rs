@@ -31,8 +31,10 @@ const MODULES: &[&str] = &["llc", "stp", "bridge", "veth", "inet_diag", "tcp_dia
 
 /// What the guest does unless told otherwise: the tests of ClusterIP Services with real traffic,
 /// TCP and UDP, over both families, within a node and across nodes. Left out are the two that
-/// send for a few milliseconds only: on an emulated machine the client has hardly begun by then.
-const COMMAND: &str = "/bin/deps/netns --test-threads=1 cluster_ip:: --skip refused";
+/// send for a few milliseconds only: on an emulated machine the client has hardly begun by then;
+/// and what takes packet programs, for which 6.1 is too old.
+const COMMAND: &str =
+    "/bin/deps/netns --test-threads=1 cluster_ip:: --skip refused --skip by_their_packets";
 
 /// The guest may take this long, on a machine that emulates it.
 const LIMIT_SECONDS: &str = "300";
