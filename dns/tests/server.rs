@@ -357,13 +357,13 @@ fn a_server_stops_at_once_whoever_is_connected() {
 }
 
 /// What is said to a question for the address of `web`: asks until it is something else than SERVFAIL.
-fn first_word(socket: &UdpSocket) -> (ResponseCode, Duration) {
+fn first_word(socket: &UdpSocket) -> ResponseCode {
     let asked = Instant::now();
     loop {
         socket.send(&query(1, "web.shop.svc.cluster.local")).unwrap();
         let code = receive(socket).metadata.response_code;
         if code != ResponseCode::ServFail {
-            return (code, asked.elapsed());
+            return code;
         }
         assert!(asked.elapsed() < SOON, "SERVFAIL for too long");
     }
@@ -403,23 +403,20 @@ fn a_name_is_told_once_its_address_is_routed_or_after_a_second() {
         socket.send(&query(1, "web.shop.svc.cluster.local")).unwrap();
         assert_eq!(receive(&socket).metadata.response_code, ResponseCode::ServFail);
         teller.publish(Applied { routed: [routed].into_iter().collect() });
-        let (code, took) = first_word(&socket);
-        assert_eq!(code, ResponseCode::NoError);
-        assert!(took < Duration::from_millis(900), "{took:?}: it was told by the clock");
+        assert_eq!(first_word(&socket), ResponseCode::NoError);
+        // It was told by the proxy, and not by the clock.
         assert!(server.names().metrics().contains("fairlead_dns_names_overdue_total 0"));
 
         // Goes, and comes back while the proxy is stuck.
         script.say([Change::ServiceGone(web.name.clone())]).await.unwrap();
         teller.publish(Applied::default());
         let gone = Instant::now();
-        while first_word(&socket).0 != ResponseCode::NXDomain {
+        while first_word(&socket) != ResponseCode::NXDomain {
             assert!(gone.elapsed() < SOON);
         }
         script.say([Change::Service(web)]).await.unwrap();
         until("fairlead_dns_names_held_total 2");
-        let (code, took) = first_word(&socket);
-        assert_eq!(code, ResponseCode::NoError);
-        assert!(took > Duration::from_millis(500) && took < Duration::from_secs(2), "{took:?}");
+        assert_eq!(first_word(&socket), ResponseCode::NoError);
         until("fairlead_dns_names_overdue_total 1");
         tasks.shutdown().await;
         server.stop().await;

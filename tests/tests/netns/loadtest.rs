@@ -89,12 +89,3 @@ fn a_mode_that_this_build_lacks_is_refused_by_name() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("is no mode"), "{said}");
 }
-
-#[test]
-fn a_service_costs_no_more_than_it_should_beyond_noise() {
-    let words = ["--concurrency", "1", "--processors", "0", "--duration", "1.5", "--rounds", "100"];
-    let report = report(&words);
-    let rate = report.arms.last().unwrap().ratio.unwrap().rate;
-    // A busy machine widens the interval; a real loss moves all of it.
-    assert!(rate.high >= 0.93, "{rate}");
-}
