@@ -37,23 +37,15 @@ pub(crate) fn check_namespace(
     Err(status)
 }
 
-/// Some namespaces stay.
-pub(crate) fn check_deletion(kind: &Kind, name: &str) -> Result<()> {
-    if kind.plural == "namespaces" && matches!(name, "default" | "kube-system" | "kube-public") {
-        return Err(Status::forbidden(kind, name, "this namespace may not be deleted"));
+/// Gives a new pod a service account and its priority.
+pub(crate) fn admit_pod(txn: &Txn<'_>, kind: &Kind, pod: &mut Value) -> Result<()> {
+    if !pod["spec"].is_object() {
+        return Ok(());
     }
-    Ok(())
-}
-
-/// Completes a new object with what depends on others.
-pub(crate) fn admit(txn: &Txn<'_>, kind: &Kind, value: &mut Value) -> Result<()> {
-    if kind.plural == "pods" && value["spec"].is_object() {
-        if is_zero(at(value, "spec.serviceAccountName")) {
-            value["spec"]["serviceAccountName"] = json!("default");
-        }
-        set_priority(txn, kind, value)?;
+    if is_zero(at(pod, "spec.serviceAccountName")) {
+        pod["spec"]["serviceAccountName"] = json!("default");
     }
-    Ok(())
+    set_priority(txn, kind, pod)
 }
 
 fn set_priority(txn: &Txn<'_>, kind: &Kind, pod: &mut Value) -> Result<()> {

@@ -1,14 +1,15 @@
 //! The table of kinds: everything the server knows about each, so that one more is a few lines.
 //!
 //! A row names the kind and points at tables of defaults, rules and columns; what no table can
-//! say is a function beside the row. The server's own code names no kind, but for allocation
-//! (Services) and the few subresources that belong to one kind.
+//! say is a function beside the row, and what happens to its objects besides being stored is its
+//! [`Life`]. The server's own code names no kind, but for the few subresources that belong to one.
 
 pub(crate) mod batch;
 pub(crate) mod columns;
 pub(crate) mod config;
 pub(crate) mod endpoints;
 pub(crate) mod fields;
+pub(crate) mod life;
 pub(crate) mod network;
 pub(crate) mod node;
 pub(crate) mod pod;
@@ -24,6 +25,7 @@ use crate::names;
 use crate::status::FieldError;
 use columns::Column;
 use fields::{Default, Rule};
+use life::Life;
 
 /// What the server knows of one kind.
 pub(crate) struct Kind {
@@ -52,6 +54,7 @@ pub(crate) struct Kind {
     pub(crate) columns: &'static [Column],
     /// Whether `metadata.generation` counts changes of what is desired.
     pub(crate) generation: bool,
+    pub(crate) life: Life,
 }
 
 /// What a path may name below an object.
@@ -206,6 +209,7 @@ const fn row(
         validate: |_, _, _| {},
         columns: columns::NAME_AND_AGE,
         generation: false,
+        life: Life::PLAIN,
     }
 }
 

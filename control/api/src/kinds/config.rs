@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::columns::{AGE, Cell, NAME, integer, joined, text, wide};
 use super::fields::Check::{Immutable, NotNegative, Required};
 use super::fields::Literal::Text;
+use super::life::Life;
 use super::{Kind, Subresource, decode, row};
 use crate::names;
 use crate::object::{at, is_zero, object, set, str_at};
@@ -28,6 +29,12 @@ pub(super) const NAMESPACE: Kind = Kind {
         object(labels).insert("kubernetes.io/metadata.name".into(), name);
     },
     columns: &[NAME, text("Status", Cell::Path("status.phase")), AGE],
+    life: Life {
+        kept: &["spec.finalizers"],
+        stays: |name| matches!(name, "default" | "kube-system" | "kube-public"),
+        going: |namespace| set(namespace, "status.phase", json!("Terminating")),
+        ..Life::PLAIN
+    },
     ..row("", "Namespace", "namespaces", decode::<core::Namespace>)
 };
 

@@ -5,7 +5,9 @@ use serde_json::{Value, json};
 
 use super::columns::{AGE, Cell, NAME, joined, text};
 use super::fields::Check::{Immutable, Required};
+use super::life::Life;
 use super::{Kind, Subresource, decode, row};
+use crate::allocate;
 use crate::object::{at, list_at, str_at};
 use crate::status::FieldError;
 
@@ -38,6 +40,7 @@ pub(super) const SERVICE_CIDR: Kind = Kind {
         ),
         AGE,
     ],
+    life: Life { retire: allocate::retire_ranges, ..Life::PLAIN },
     ..row("networking.k8s.io", "ServiceCIDR", "servicecidrs", decode::<networking::ServiceCIDR>)
 };
 

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::columns::{AGE, Cell, NAME, joined, text, wide};
 use super::fields::Check::{Immutable, NotNegative, OneOf, Range, Required};
+use super::life::Life;
 use super::{Kind, Subresource, decode, row};
 use crate::object::{at, list_at, str_at};
 
@@ -40,6 +41,7 @@ pub(super) const NODE: Kind = Kind {
         wide(text("Kernel-Version", Cell::Path("status.nodeInfo.kernelVersion"))),
         wide(text("Container-Runtime", Cell::Path("status.nodeInfo.containerRuntimeVersion"))),
     ],
+    life: Life { begins_with_status: true, ..Life::PLAIN },
     ..row("", "Node", "nodes", decode::<core::Node>)
 };
 

@@ -10,7 +10,9 @@ use super::fields::Check::{
 };
 use super::fields::Literal::{Bool, Number, Object, Text};
 use super::fields::{Default, Rule};
+use super::life::Life;
 use super::{Kind, Subresource, decode, fields, row};
+use crate::admission;
 use crate::names;
 use crate::object::{at, is_zero, list_at, object, str_at};
 use crate::status::FieldError;
@@ -54,8 +56,19 @@ pub(super) const POD: Kind = Kind {
         wide(text("Readiness Gates", Cell::Of(|_| json!("<none>")))),
     ],
     generation: true,
+    life: Life { admit: admission::admit_pod, grace, ..Life::PLAIN },
     ..row("", "Pod", "pods", decode::<core::Pod>)
 };
+
+/// Only a pod that runs on a node is given time to end.
+fn grace(pod: &Value, asked: Option<i64>) -> i64 {
+    let ended = matches!(str_at(pod, "status.phase"), "Succeeded" | "Failed");
+    if ended || str_at(pod, "spec.nodeName").is_empty() {
+        return 0;
+    }
+    let own = at(pod, "spec.terminationGracePeriodSeconds").as_i64();
+    asked.or(own).unwrap_or(30).max(0)
+}
 
 pub(super) const PRIORITY_CLASS: Kind = Kind {
     short_names: &["pc"],

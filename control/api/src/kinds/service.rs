@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 use super::columns::{AGE, Cell, NAME, joined, labels, text, wide};
 use super::fields::Check::{Ip, Labels, Name, OneOf, Port, Range, Required, Unique};
 use super::fields::Literal::{Bool, Number, Object, Text};
+use super::life::Life;
 use super::{Kind, Subresource, decode, fields, row};
+use crate::allocate;
 use crate::names;
 use crate::object::{at, is_zero, list_at, object, str_at, unset};
 use crate::status::FieldError;
@@ -51,6 +53,11 @@ pub(super) const SERVICE: Kind = Kind {
         AGE,
         wide(text("Selector", Cell::Of(|service| json!(labels(at(service, "spec.selector")))))),
     ],
+    life: Life {
+        allocate: allocate::allocate,
+        release: |txn, service| allocate::release(txn, Some(service), None),
+        ..Life::PLAIN
+    },
     ..row("", "Service", "services", decode::<core::Service>)
 };
 
@@ -76,6 +83,7 @@ fn prepare(service: &mut Value, old: Option<&Value>) {
     if old.is_none() {
         service["status"] = json!({"loadBalancer": {}});
     }
+    service["spec"]["ports"].as_array_mut().into_iter().flatten().for_each(drop_zero);
     let kind = service_type(service).to_owned();
     let external = is_external(service);
     if kind != "ExternalName" {
@@ -104,6 +112,13 @@ fn prepare(service: &mut Value, old: Option<&Value>) {
     if let Some(old) = old {
         keep_allocated(service, old);
         drop_left_over(service, old);
+    }
+}
+
+/// A port with no node port is one that has none, not one with port 0.
+fn drop_zero(port: &mut Value) {
+    if port["nodePort"] == 0 || port["nodePort"].is_null() {
+        object(port).remove("nodePort");
     }
 }
 

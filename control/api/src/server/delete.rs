@@ -10,8 +10,6 @@ use serde_json::{Value, json};
 use super::identity::format_time;
 use super::write::check_preconditions;
 use super::{Api, Request, Target, body, json_response, respond, success};
-use crate::admission;
-use crate::allocate;
 use crate::kinds::Kind;
 use crate::object::{Key, Object, at, list_at, set, str_at};
 use crate::status::{Result, Status};
@@ -136,7 +134,10 @@ pub(super) fn delete_in(
     let stored = txn.get(key).ok_or_else(|| Status::not_found(kind, &key.name))?;
     let mut value = stored.value();
     check_preconditions(kind, key, &value, &options.preconditions)?;
-    admission::check_deletion(kind, &key.name)?;
+    if (kind.life.stays)(&key.name) {
+        let why = format!("this {} may not be deleted", kind.kind.to_lowercase());
+        return Err(Status::forbidden(kind, &key.name, &why));
+    }
     let marked = !str_at(&value, "metadata.deletionTimestamp").is_empty();
     if let Some(finalizer) = match options.propagation.as_str() {
         "Orphan" => Some("orphan"),
@@ -150,7 +151,7 @@ pub(super) fn delete_in(
         }
         set(&mut value, "metadata.finalizers", json!(finalizers));
     }
-    let grace = grace(kind, &value, options.grace);
+    let grace = (kind.life.grace)(&value, options.grace);
     let left = at(&value, "metadata.deletionGracePeriodSeconds").as_i64();
     if !marked || left.is_some_and(|left| grace < left) {
         let time = Timestamp::now() + SignedDuration::from_secs(grace);
@@ -161,9 +162,7 @@ pub(super) fn delete_in(
             set(&mut value, "metadata.generation", json!(generation));
         }
     }
-    if kind.plural == "namespaces" {
-        set(&mut value, "status.phase", json!("Terminating"));
-    }
+    (kind.life.going)(&mut value);
     let deleted = if is_finalized(&value) {
         Deleted::Gone(remove(txn, kind, key, value))
     } else if value == stored.value() {
@@ -171,38 +170,22 @@ pub(super) fn delete_in(
     } else {
         Deleted::Going(txn.put(key.clone(), value))
     };
-    if kind.plural == "servicecidrs" {
-        allocate::retire_ranges(txn);
-    }
+    (kind.life.retire)(txn);
     if options.dry_run {
         txn.discard();
     }
     Ok(deleted)
 }
 
-/// How long an object is given: only a pod that runs on a node is given time.
-fn grace(kind: &Kind, value: &Value, asked: Option<i64>) -> i64 {
-    let running = kind.plural == "pods"
-        && !str_at(value, "spec.nodeName").is_empty()
-        && !matches!(str_at(value, "status.phase"), "Succeeded" | "Failed");
-    if !running {
-        return 0;
-    }
-    let own = at(value, "spec.terminationGracePeriodSeconds").as_i64();
-    asked.or(own).unwrap_or(30).max(0)
-}
-
 /// Whether an object that is being deleted may go now.
 pub(super) fn is_finalized(value: &Value) -> bool {
     !str_at(value, "metadata.deletionTimestamp").is_empty()
         && list_at(value, "metadata.finalizers").is_empty()
-        && (value["kind"] != "Namespace" || list_at(value, "spec.finalizers").is_empty())
+        && list_at(value, "spec.finalizers").is_empty()
         && at(value, "metadata.deletionGracePeriodSeconds").as_i64().unwrap_or(0) == 0
 }
 
 pub(super) fn remove(txn: &mut Txn<'_>, kind: &Kind, key: &Key, value: Value) -> Arc<Object> {
-    if kind.plural == "services" {
-        allocate::release(txn, Some(&value), None);
-    }
+    (kind.life.release)(txn, &value);
     txn.delete(key.clone(), value)
 }

@@ -11,7 +11,7 @@ use super::identity::{drop_empty, name_it, now, stamp};
 use super::subresource::{self, rescale, scale_of};
 use super::{Api, Request, Target, body, json_response, respond};
 use crate::admission;
-use crate::allocate::{self, Ranges};
+use crate::allocate::Ranges;
 use crate::auth::{User, escalation};
 use crate::kinds::{Kind, Subresource, fields};
 use crate::object::{Key, Object, at, is_zero, list_at, object, set, str_at, unset};
@@ -315,23 +315,17 @@ pub(super) fn create_in(
     let manager = options.updates(None);
     let applied = at(&value, "metadata.managedFields").clone();
     stamp(&mut value);
-    if kind.has(Subresource::Status) && kind.plural != "nodes" {
+    if kind.has(Subresource::Status) && !kind.life.begins_with_status {
         object(&mut value).remove("status");
     }
     if kind.generation {
         set(&mut value, "metadata.generation", json!(1));
     }
-    if kind.plural == "services" {
-        // Before the defaults: they ask which ports the service has.
-        value["spec"]["ports"].as_array_mut().into_iter().flatten().for_each(normalise_port);
-    }
-    admission::admit(txn, kind, &mut value)?;
+    (kind.life.admit)(txn, kind, &mut value)?;
     kind.default(&mut value, None);
     check(kind, &name, &value, None)?;
     escalation::check(txn.committed(), &options.user, kind, &value, None)?;
-    if kind.plural == "services" {
-        allocate::allocate(txn, ranges, &key, &mut value, None)?;
-    }
+    (kind.life.allocate)(txn, ranges, &key, &mut value, None)?;
     if is_zero(&applied) {
         managed::update(None, &mut value, &manager, &kind.api_version(), &now());
     } else {
@@ -342,13 +336,6 @@ pub(super) fn create_in(
         txn.discard();
     }
     Ok(object)
-}
-
-/// A port with no node port is one that has none, not one with port 0.
-fn normalise_port(port: &mut Value) {
-    if port["nodePort"] == 0 || port["nodePort"].is_null() {
-        object(port).remove("nodePort");
-    }
 }
 
 /// Updates an object within a transaction.
@@ -367,9 +354,6 @@ pub(super) fn update_in(
     keep_identity(&mut new, &old);
     drop_empty(&mut new);
     keep_other_part(&mut new, &old, kind, *subresource);
-    if kind.plural == "services" && subresource.is_none() {
-        new["spec"]["ports"].as_array_mut().into_iter().flatten().for_each(normalise_port);
-    }
     if subresource.is_none() {
         kind.default(&mut new, Some(&old));
     }
@@ -384,8 +368,8 @@ pub(super) fn update_in(
             escalation::check(txn.committed(), &options.user, kind, &new, Some(&old))?;
         }
     }
-    if kind.plural == "services" && subresource.is_none() {
-        allocate::allocate(txn, ranges, key, &mut new, Some(&old))?;
+    if subresource.is_none() {
+        (kind.life.allocate)(txn, ranges, key, &mut new, Some(&old))?;
     }
     if says_the_same(&old, &new) {
         return Ok(stored);
@@ -479,8 +463,8 @@ fn keep_other_part(new: &mut Value, old: &Value, kind: &Kind, subresource: Optio
     match subresource {
         None if kind.has(Subresource::Status) => {
             keep(new, "status");
-            if kind.plural == "namespaces" {
-                set(new, "spec.finalizers", at(old, "spec.finalizers").clone());
+            for field in kind.life.kept {
+                set(new, field, at(old, field).clone());
             }
         }
         Some(Subresource::Status) => {
