@@ -50,7 +50,9 @@ impl Kept {
             round_trip(stream).unwrap_or_else(|error| panic!("{stream:?}: {error}"));
         }
         for (socket, to) in &self.sockets {
-            assert!(datagram_round_trip(socket, *to, b"still"), "the flow to {to}");
+            // A datagram finds the server's queue full of forged ones where that is slow.
+            let served = (0..5).any(|_| datagram_round_trip(socket, *to, b"still"));
+            assert!(served, "the flow to {to}");
         }
     }
 }
