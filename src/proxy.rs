@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +21,7 @@ use proxy::backend::ebpf::{Addresses, Ebpf, Packets};
 use proxy::backend::nftables::Nftables;
 use proxy::config::{NodeConfig, ProxyMode};
 use proxy::conntrack::Cleaner;
+use proxy::observer::Observer;
 use proxy::plan::Plan;
 use proxy::status::{Status, file_of};
 use proxy::sync::{Round, SyncError, Syncer};
@@ -31,10 +33,12 @@ use tracing::{info, warn};
 
 mod conntrack_args;
 mod node;
+mod pages;
 
 use crate::node_args::{NodeArgs, SourceArgs};
 use crate::proxy::conntrack_args::ConntrackArgs;
 use crate::proxy::node::SocketArgs;
+use crate::proxy::pages::{PageArgs, Pages};
 
 /// How often the status file is written, at most.
 const STATUS_PERIOD: Duration = Duration::from_millis(200);
@@ -79,6 +83,8 @@ pub(crate) struct KernelArgs {
     /// How often to look whether somebody else changed what was programmed, and to repair it.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     iptables_sync_period: Duration,
+    #[command(flatten)]
+    pages: PageArgs,
 }
 
 /// A proxy that is prepared: what a former process left was adopted, and nothing is written yet.
@@ -89,6 +95,7 @@ pub(crate) struct Proxy {
     beside: Beside,
     status: Status,
     audit_period: Duration,
+    pages: (PageArgs, [Option<SocketAddr>; 2]),
 }
 
 /// The loop of each mode.
@@ -140,6 +147,7 @@ impl Proxy {
         // Who waits for routes tells names.
         node.answers_names = teller.is_some();
         let audit_period = kernel.iptables_sync_period;
+        let pages = (kernel.pages.clone(), kernel.pages.addresses()?);
         let node_name = Arc::clone(&node.node_name);
         let mut status = Status {
             pid: std::process::id(),
@@ -165,7 +173,8 @@ impl Proxy {
         if let Some(teller) = teller {
             syncer.tell(teller);
         }
-        Ok(Self { node_name, bpffs: kernel.bpffs.clone(), syncer, beside, status, audit_period })
+        let bpffs = kernel.bpffs.clone();
+        Ok(Self { node_name, bpffs, syncer, beside, status, audit_period, pages })
     }
 
     /// The name of this node's Node object.
@@ -201,6 +210,14 @@ impl Proxy {
         let following = node::follow_addresses(self.beside.addresses)?;
         let following_links = node::follow_links(self.beside.packets)?;
         let by_packets = self.beside.by_packets;
+        let (pages, addresses) = &self.pages;
+        let of = Pages {
+            observer: self.syncer.observer(),
+            mode: self.status.mode.clone(),
+            bpffs: by_sockets.then(|| self.bpffs.clone()),
+            sync_period: self.audit_period,
+            n_stale: [n_destroyed.clone(), n_removed.clone()],
+        };
         let mut syncing = self.syncer.spawn(watched.feed, rounds, stopped, self.audit_period)?;
         tokio::select! {
             ended = &mut syncing => return finished(ended),
@@ -214,6 +231,7 @@ impl Proxy {
             () = tell_owners(seen.clone(), watched.notices) => {}
             () = tell(self.status, &status_file, seen, watched.health, [n_destroyed, n_removed]) => {}
             () = drain_log(self.beside.log) => {}
+            ended = pages.serve(*addresses, of) => ended?,
             ended = ending => ended?,
         }
         stop.send_replace(true);
@@ -222,6 +240,13 @@ impl Proxy {
 }
 
 impl AnySyncer {
+    fn observer(&self) -> Observer {
+        match self {
+            Self::Ebpf(syncer) => syncer.observer(),
+            Self::Nftables(syncer) => syncer.observer(),
+        }
+    }
+
     fn tell(&mut self, teller: AppliedWriter) {
         match self {
             Self::Ebpf(syncer) => syncer.tell(teller),

@@ -15,14 +15,17 @@ use std::time::{Duration, Instant};
 use model::applied::{Applied, AppliedWriter, Routed};
 use model::cluster::Snapshot;
 use model::feed::{FeedReader, Update};
+use model::name::Family;
 use model::problem::Problem;
 use thiserror::Error;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::backend::{ActivateError, ApplyErrorClass, Backend, Effect, PrepareError};
+use crate::by_family::ByFamily;
 use crate::config::NodeConfig;
 use crate::delta::{Actual, Op, delta, delta_of};
+use crate::observer::{Compared, Observer};
 use crate::plan::planner::Supports;
 use crate::plan::{At, FrontendKey, Plan, Planner};
 
@@ -47,6 +50,7 @@ pub struct Syncer<B> {
     /// What somebody else changed is not made good yet.
     repairing: bool,
     n_repairs: u64,
+    observer: Observer,
 }
 
 /// What one round did.
@@ -62,6 +66,8 @@ pub struct Round {
     pub n_failed: usize,
     /// What of the plan did not fit.
     pub dropped: Vec<Problem>,
+    /// The families of which something is to be tried again.
+    pub unfinished: ByFamily<bool>,
     /// When to try again, if something failed that may pass.
     pub retry_after: Option<Duration>,
     /// How long it took, from the update to the kernel.
@@ -121,7 +127,13 @@ impl<B: Backend> Syncer<B> {
             failures: 0,
             repairing: false,
             n_repairs: 0,
+            observer: Observer::default(),
         })
+    }
+
+    /// Who can be asked how the loop does.
+    pub fn observer(&self) -> Observer {
+        self.observer.clone()
     }
 
     /// From now on, says what the kernel holds; at first, what a former process left there.
@@ -142,16 +154,22 @@ impl<B: Backend> Syncer<B> {
     /// The backend cannot work here any more, or could not take charge after the first update.
     pub fn update(&mut self, update: &Update) -> Result<Round, SyncError> {
         let started = Instant::now();
+        self.observer.told(update);
         let change = self.planner.replan(&update.snapshot, &update.dirty);
         let udp_changed = !self.active
             || change.frontends.keys().any(|key| key.protocol == model::name::Protocol::Udp);
         // After a failure the kernel may differ in more than what changed now.
-        let ops = if self.active && self.failures == 0 {
-            delta_of(&self.actual, &change)
-        } else {
-            delta(&self.actual, self.planner.plan())
+        let compared = match self.active && self.failures == 0 {
+            true => Compared::Change,
+            false => Compared::Everything,
         };
-        Ok(Round { udp_changed, ..self.round(&update.snapshot, ops, started)? })
+        let ops = match compared {
+            Compared::Change => delta_of(&self.actual, &change),
+            Compared::Everything => delta(&self.actual, self.planner.plan()),
+        };
+        let round = self.round(&update.snapshot, ops, started)?;
+        self.observer.ended(&round, compared);
+        Ok(Round { udp_changed, ..round })
     }
 
     /// Tries again what failed.
@@ -166,7 +184,7 @@ impl<B: Backend> Syncer<B> {
             return Ok(round);
         }
         let ops = delta(&self.actual, self.planner.plan());
-        self.round(snapshot, ops, Instant::now())
+        self.whole_round(snapshot, ops, Instant::now())
     }
 
     /// Looks whether the kernel still holds what was applied, and applies again what is missing.
@@ -191,8 +209,20 @@ impl<B: Backend> Syncer<B> {
         self.actual = actual;
         self.active = false;
         self.repairing = true;
+        self.observer.lost();
         let ops = delta(&self.actual, self.planner.plan());
-        self.round(snapshot, ops, started).map(Some)
+        self.whole_round(snapshot, ops, started).map(Some)
+    }
+
+    fn whole_round(
+        &mut self,
+        snapshot: &Snapshot,
+        ops: Vec<Op>,
+        started: Instant,
+    ) -> Result<Round, SyncError> {
+        let round = self.round(snapshot, ops, started)?;
+        self.observer.ended(&round, Compared::Everything);
+        Ok(round)
     }
 
     fn round(
@@ -222,6 +252,7 @@ impl<B: Backend> Syncer<B> {
                     warn!("{error}{}; repairing it again", source_of(&error));
                     outcome.n_failed += 1;
                     outcome.retry_after = outcome.retry_after.max(Some(REPAIR_AGAIN));
+                    outcome.unfinished = ByFamily { v4: true, v6: true };
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -238,6 +269,7 @@ impl<B: Backend> Syncer<B> {
             n_failed: outcome.n_failed,
             dropped: self.dropped.values().cloned().collect(),
             plan: self.planner.plan().clone(),
+            unfinished: outcome.unfinished,
             retry_after: outcome.retry_after,
             took: started.elapsed(),
             n_repairs: self.n_repairs,
@@ -266,6 +298,7 @@ impl<B: Backend> Syncer<B> {
                     match error.class {
                         ApplyErrorClass::Retry { after } => {
                             may_pass = may_pass.max(Some(after));
+                            unfinished(op, &mut outcome.unfinished);
                         }
                         ApplyErrorClass::Drop => self.drop_op(op, &error),
                         ApplyErrorClass::Fatal => {
@@ -348,7 +381,19 @@ impl Told {
 struct Outcome {
     n_written: usize,
     n_failed: usize,
+    unfinished: ByFamily<bool>,
     retry_after: Option<Duration>,
+}
+
+/// The families that an operation is about are not done.
+const fn unfinished(op: &Op, families: &mut ByFamily<bool>) {
+    match op {
+        Op::Settings(_) => *families = ByFamily { v4: true, v6: true },
+        Op::Put { key, .. } | Op::Remove { key } => *families.get_mut(key.at.family()) = true,
+        Op::Own { address, .. } | Op::Disown { address } => {
+            *families.get_mut(Family::of(address)) = true;
+        }
+    }
 }
 
 fn routed(key: &FrontendKey) -> Option<Routed> {

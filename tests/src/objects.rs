@@ -69,6 +69,11 @@ impl Objects {
         self.changes.iter().any(|(other, _)| *other == kind)
     }
 
+    /// The objects as they come in a watch.
+    pub fn into_changes(self) -> Vec<Change> {
+        self.changes.into_iter().map(|(_, change)| change).collect()
+    }
+
     /// The objects as a full list: what is not among them is gone.
     pub fn into_list(self) -> Vec<Change> {
         let mut list = Vec::new();

@@ -23,6 +23,8 @@ mod names;
 mod nftables;
 #[path = "netns/node_sockets.rs"]
 mod node_sockets;
+#[path = "netns/pages.rs"]
+mod pages;
 #[path = "netns/refusal.rs"]
 mod refusal;
 #[path = "netns/restart.rs"]

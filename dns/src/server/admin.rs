@@ -1,17 +1,10 @@
 //! Health, readiness and metrics over HTTP, where CoreDNS has them.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
-use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use super::{ListenError, Names, tcp};
@@ -42,11 +35,6 @@ enum Page {
     Metrics,
 }
 
-/// A client has so long to ask.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Connections to one page at a time.
-const MAX_CONNECTIONS: usize = 64;
-
 impl Admin {
     /// Serves the pages about these names. Needs a tokio runtime.
     ///
@@ -64,8 +52,10 @@ impl Admin {
             let error = |source| ListenError { listen: address, transport: "HTTP", source };
             let listener = TcpListener::from_std(tcp::bind(address)?).map_err(error)?;
             admin.addresses.push(listener.local_addr().map_err(error)?);
-            let lameduck = Arc::clone(&admin.lameduck);
-            admin.tasks.spawn(serve(listener, page, names.clone(), lameduck));
+            let (names, lameduck) = (names.clone(), Arc::clone(&admin.lameduck));
+            admin.tasks.spawn(pages::serve(listener, move |path: String| {
+                std::future::ready(respond(&path, page, &names, &lameduck))
+            }));
         }
         Ok(admin)
     }
@@ -86,50 +76,14 @@ impl Admin {
     }
 }
 
-async fn serve(listener: TcpListener, page: Page, names: Names, lameduck: Arc<AtomicBool>) {
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn(converse(stream, page, names.clone(), Arc::clone(&lameduck)));
-                }
-                Err(error) => {
-                    tracing::debug!("accepting: {error}");
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-            },
-            Some(_) = connections.join_next() => {}
-        }
+fn respond(path: &str, page: Page, names: &Names, lameduck: &AtomicBool) -> pages::Page {
+    let unavailable = |text: &str| pages::Page::text(text).with_status(503);
+    match (page, path) {
+        (Page::Health, "/health") => pages::Page::text("OK"),
+        (Page::Ready, "/ready") if lameduck.load(Ordering::Relaxed) => unavailable("lameduck\n"),
+        (Page::Ready, "/ready") if names.is_synced() => pages::Page::text("OK"),
+        (Page::Ready, "/ready") => unavailable("kubernetes\n"),
+        (Page::Metrics, "/metrics") => pages::Page::text(names.metrics()),
+        _ => pages::Page::not_found(),
     }
-}
-
-async fn converse(stream: TcpStream, page: Page, names: Names, lameduck: Arc<AtomicBool>) {
-    let answer = service_fn(|request: Request<Incoming>| {
-        let response = respond(request.uri().path(), page, &names, &lameduck);
-        async { Ok::<_, Infallible>(response) }
-    });
-    let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
-    if let Err(error) = http.serve_connection(TokioIo::new(stream), answer).await {
-        tracing::debug!("a page was not read: {error}");
-    }
-}
-
-fn respond(path: &str, page: Page, names: &Names, lameduck: &AtomicBool) -> Response<String> {
-    let (status, text) = match (page, path) {
-        (Page::Health, "/health") => (StatusCode::OK, "OK".to_owned()),
-        (Page::Ready, "/ready") if lameduck.load(Ordering::Relaxed) => {
-            (StatusCode::SERVICE_UNAVAILABLE, "lameduck\n".to_owned())
-        }
-        (Page::Ready, "/ready") if names.is_synced() => (StatusCode::OK, "OK".to_owned()),
-        (Page::Ready, "/ready") => (StatusCode::SERVICE_UNAVAILABLE, "kubernetes\n".to_owned()),
-        (Page::Metrics, "/metrics") => (StatusCode::OK, names.metrics()),
-        _ => (StatusCode::NOT_FOUND, "404 page not found\n".to_owned()),
-    };
-    let mut response = Response::new(text);
-    *response.status_mut() = status;
-    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    response.headers_mut().insert(CONTENT_TYPE, kind);
-    response
 }

@@ -1,8 +1,10 @@
 //! The counters of all workers as one page of Prometheus's text format.
 
-use std::fmt::{self, Write};
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+
+use pages::text::{Buckets, Text, seconds};
 
 use super::{Counter, Counters, DURATIONS, Histogram, Metrics, OfTransport, SIZES, TYPES};
 use crate::message::Rcode;
@@ -11,16 +13,13 @@ use crate::message::Rcode;
 const SERVER: &str = "server=\"dns://:53\",zone=\".\",view=\"\"";
 
 pub(super) fn render(workers: &[Arc<Counters>], metrics: &Metrics) -> String {
-    let mut page = Page { text: String::new(), workers };
-    match page.write(metrics) {
-        Ok(()) => page.text,
-        // Writing to a string does not fail; half a page would be worse than none.
-        Err(fmt::Error) => String::new(),
-    }
+    let mut page = Page { text: Text::default(), workers };
+    let written = page.write(metrics);
+    page.text.finish(written)
 }
 
 struct Page<'p> {
-    text: String,
+    text: Text,
     workers: &'p [Arc<Counters>],
 }
 
@@ -138,15 +137,9 @@ impl Page<'_> {
         (bounds, unit): (&[u64; N], fn(u64) -> String),
         total: &Total<N>,
     ) -> fmt::Result {
-        let mut below = 0;
-        for (&bound, n) in bounds.iter().zip(&total.buckets) {
-            below += n;
-            let bound = unit(bound);
-            writeln!(self.text, "{name}_bucket{{{labels},le=\"{bound}\"}} {below}")?;
-        }
-        let (n, sum) = (total.n, unit(total.sum));
-        writeln!(self.text, "{name}_bucket{{{labels},le=\"+Inf\"}} {n}")?;
-        writeln!(self.text, "{name}_sum{{{labels}}} {sum}\n{name}_count{{{labels}}} {n}")
+        let buckets: Vec<(u64, u64)> = bounds.iter().copied().zip(total.buckets).collect();
+        let of = Buckets { buckets: &buckets, unit, n: total.n, sum: total.sum };
+        self.text.histogram(name, labels, of)
     }
 
     fn counter(
@@ -162,14 +155,11 @@ impl Page<'_> {
     }
 
     fn head(&mut self, name: &str, kind: &str, help: &str) -> fmt::Result {
-        writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}")
+        self.text.head(name, kind, help)
     }
 
     fn sample(&mut self, name: &str, labels: &str, value: u64) -> fmt::Result {
-        match labels {
-            "" => writeln!(self.text, "{name} {value}"),
-            _ => writeln!(self.text, "{name}{{{labels}}} {value}"),
-        }
+        self.text.sample(name, labels, value)
     }
 
     fn sum(&self, of: impl Fn(&Counters) -> &Counter) -> u64 {
@@ -210,15 +200,5 @@ impl<const N: usize> Total<N> {
             total.sum += histogram.sum.get();
         }
         total
-    }
-}
-
-/// Microseconds as seconds, exactly.
-fn seconds(micros: u64) -> String {
-    let (whole, rest) = (micros / 1_000_000, micros % 1_000_000);
-    let fraction = format!("{rest:06}");
-    match fraction.trim_end_matches('0') {
-        "" => whole.to_string(),
-        digits => format!("{whole}.{digits}"),
     }
 }
