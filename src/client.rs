@@ -21,7 +21,7 @@ pub(crate) struct Args {
     /// The Service's address and port
     #[arg(long)]
     target: SocketAddr,
-    /// tcp, http, http-source, udp, udp-unconnected or udp-connected
+    /// tcp, tcp-kept, http, http-source, udp, udp-unconnected or udp-connected
     #[arg(long, default_value_t = Protocol::Tcp)]
     protocol: Protocol,
     /// Requests a second

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use model::cluster::Snapshot;
@@ -186,6 +187,49 @@ async fn edits_in_quick_succession_take_nothing_down() {
     let last = |seen: &Snapshot| ips(seen)["web"] == "10.1.1.243";
     folder.until(last, |seen| ips(seen).contains_key("web")).await;
     editor.await.unwrap();
+}
+
+/// Others may replace files while a process starts: the first list has every object that is there all
+/// the time.
+#[test]
+fn what_is_replaced_while_the_folder_is_first_read_is_not_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("web.yaml"), service("web", "10.96.0.1")).unwrap();
+    let (slices, fresh) = (dir.path().join("slices.yaml"), dir.path().join(".slices.new"));
+    // Large enough to be met while it is read.
+    let text: String =
+        (0..100).map(|n| slice(&format!("web-{n}"), "web", "10.244.1.2") + "---\n").collect();
+    let write = |text: &str| {
+        fs::write(&fresh, text).unwrap();
+        fs::rename(&fresh, &slices).unwrap();
+    };
+    write(&text);
+    let ending = AtomicBool::new(false);
+    let replace = || {
+        while !ending.load(Ordering::Relaxed) {
+            write(&text);
+        }
+    };
+    let listed = std::thread::scope(|scope| {
+        scope.spawn(replace);
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let listed: Vec<_> = (0..2)
+            .map(|_| {
+                runtime.block_on(async {
+                    let mut watch = watch::files(dir.path(), "here").unwrap();
+                    let mut tasks = JoinSet::new();
+                    tasks.spawn(std::mem::replace(&mut watch.task, Box::pin(async {})));
+                    let first = timeout(DEADLINE, watch.feed.next()).await.expect("in sync");
+                    endpoints(&first.unwrap().snapshot, "web")
+                })
+            })
+            .collect();
+        ending.store(true, Ordering::Relaxed);
+        listed
+    });
+    for endpoints in listed {
+        assert_eq!(endpoints, ["10.244.1.2:8080"]);
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 //! of the dataplane shows up as failures and late answers, not as fewer requests.
 
 pub mod compare;
+mod kept;
 pub mod request;
 mod socket;
 
@@ -120,6 +121,7 @@ pub async fn run(
             Protocol::UdpUnconnected | Protocol::UdpConnected => {
                 socket::send_on_one(load, stop, &counter).await;
             }
+            Protocol::TcpKept => kept::send_on_kept(load, stop, &counter).await,
             Protocol::Tcp | Protocol::Http | Protocol::HttpSource | Protocol::Udp => {
                 send(load, stop, &counter).await;
             }

@@ -209,13 +209,32 @@ impl Node {
     }
 
     fn start(&mut self, options: &ProxyOptions) {
+        self.spawn(options);
+        self.wait_in_sync();
+    }
+
+    /// Starts a proxy, and does not wait until it is in sync.
+    pub fn spawn_proxy(&mut self) {
+        self.spawn(&self.options.clone());
+    }
+
+    fn spawn(&mut self, options: &ProxyOptions) {
         assert!(self.proxy.is_none(), "one proxy a node");
-        let proxy = self.fairlead.proxy(&self.node, options, &self.log).unwrap();
-        let proxy = self.proxy.insert(proxy);
+        self.proxy = Some(self.fairlead.proxy(&self.node, options, &self.log).unwrap());
+    }
+
+    /// Waits until the proxy that was started last is in sync.
+    pub fn wait_in_sync(&mut self) {
+        let proxy = self.proxy.as_mut().expect("a proxy runs");
         let in_sync = proxy
             .wait_in_sync(&self.fairlead, &self.node, &self.options.bpffs, SOON)
             .expect("fairlead status can be run");
         assert!(in_sync, "the proxy is not in sync:\n{}", proxy.log());
+    }
+
+    /// Whether its proxy has ended by itself.
+    pub fn proxy_has_ended(&mut self) -> bool {
+        self.proxy.as_mut().is_none_or(|proxy| proxy.has_ended().unwrap())
     }
 
     /// Kills the proxy, as `kill -9` does.

@@ -35,3 +35,5 @@ mod sandbox_itself;
 mod udp;
 #[path = "netns/udp_destroy.rs"]
 mod udp_destroy;
+#[path = "netns/zero_loss.rs"]
+mod zero_loss;

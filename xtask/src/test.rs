@@ -13,7 +13,7 @@ pub(crate) struct Test {
     /// Leave out the kernel tests, which need root
     #[arg(long)]
     unprivileged: bool,
-    /// Also what takes minutes of the companion's tests, and boot Debian's 6.1 and 6.12 kernels
+    /// Also what takes minutes of the companion's and the kernel tests, and boot Debian's 6.1 and 6.12 kernels
     /// under qemu, as `cargo xtask vm` does
     #[arg(long, conflicts_with = "unprivileged")]
     all: bool,
@@ -40,7 +40,7 @@ impl Test {
             profiles.push("kernel");
         }
         if self.all {
-            profiles.push("control-long");
+            profiles.extend(["control-long", "kernel-long"]);
         }
         let mut summary = Vec::new();
         for profile in &profiles {

@@ -9,6 +9,9 @@
 //! (editors rename the old one away before they write the new one), and one that was created but
 //! not closed is still being written. Now and then, and when the kernel lost events, the folder is
 //! compared with what was read.
+//!
+//! The first list is complete once every file was read that was changed meanwhile: what it leaves out
+//! is taken for gone, and a Service whose endpoints were just being replaced would have none.
 
 mod document;
 mod folder;
@@ -29,6 +32,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until};
 
 use crate::cluster::Change;
+use crate::source::files::folder::lists_done;
 use crate::source::files::mailbox::{Mail, Mailbox, Seen};
 use crate::source::files::reader::{Read, Reader, Reason, identity};
 use crate::watch::HealthReport;
@@ -37,6 +41,8 @@ use crate::watch::HealthReport;
 const GONE_AFTER: Duration = Duration::from_millis(100);
 /// A file that stays open is read as it is so long after it was last written.
 const OPEN_FOR: Duration = Duration::from_secs(1);
+/// The first list waits no longer than this for files that are changed again and again.
+const LISTED_WITHIN: Duration = Duration::from_secs(2);
 /// How often the folder is compared with what was read.
 const COMPARE_EVERY: Duration = Duration::from_secs(10);
 
@@ -76,7 +82,7 @@ impl Files {
     ) {
         let mut reader = Reader::new(self.dir.clone(), node_name);
         let mut due = Due::new(Instant::now());
-        let mut is_listed = false;
+        let mut list = List::Unread;
         loop {
             let now = Instant::now();
             let mail = self.mailbox.take();
@@ -84,21 +90,26 @@ impl Files {
             due.note(&mail, now);
             let files = due.take_ready(now);
             let news = self.mailbox.news();
+            let is_first = list == List::Unread;
             let step = move || {
-                let read = if is_listed {
-                    reader.follow(&files, compare, &news)
+                let read = if is_first {
+                    reader.read_all(&news)
                 } else {
-                    reader.read_all()
+                    reader.follow(&files, compare, &news)
                 };
                 (reader, files, read)
             };
             let Ok((back, files, read)) = spawn_blocking(step).await else { return };
             reader = back;
             match read {
-                Ok(read) => {
-                    is_listed = true;
+                Ok(mut read) => {
                     health.well(PART);
                     due.found(&read, mail.everything, now);
+                    list = list.after_look(due.is_quiet() && !self.mailbox.has_mail());
+                    if list == List::Complete {
+                        list = List::Told;
+                        read.changes.extend(lists_done());
+                    }
                     if !read.changes.is_empty() && out.send(read.changes).await.is_err() {
                         return;
                     }
@@ -135,6 +146,30 @@ impl Files {
 
 /// What a problem with the folder itself is filed under.
 const PART: &str = "folder";
+
+/// The first list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum List {
+    Unread,
+    /// Files were changed while it was read.
+    Unsettled {
+        until: Instant,
+    },
+    Complete,
+    Told,
+}
+
+impl List {
+    fn after_look(self, is_quiet: bool) -> Self {
+        let now = Instant::now();
+        match self {
+            Self::Unread | Self::Unsettled { .. } if is_quiet => Self::Complete,
+            Self::Unread => Self::Unsettled { until: now + LISTED_WITHIN },
+            Self::Unsettled { until } if until <= now => Self::Complete,
+            other => other,
+        }
+    }
+}
 
 /// Which file is to be looked at when, and why. No clock: the moments come in.
 #[derive(Debug)]
@@ -188,6 +223,11 @@ impl Due {
         for (file, reason) in files {
             self.files.entry(file).or_insert((now + OPEN_FOR, reason));
         }
+    }
+
+    /// No file is to be looked at.
+    fn is_quiet(&self) -> bool {
+        self.files.is_empty()
     }
 
     fn is_comparison(&self, now: Instant) -> bool {

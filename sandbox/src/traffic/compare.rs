@@ -115,7 +115,9 @@ fn round(comparison: &Comparison, targets: &[SocketAddr]) -> io::Result<Vec<Dura
 fn time(protocol: Protocol, target: SocketAddr) -> io::Result<Duration> {
     let started = Instant::now();
     match protocol {
-        Protocol::Tcp | Protocol::Http | Protocol::HttpSource => ask_tcp(target)?,
+        Protocol::Tcp | Protocol::TcpKept | Protocol::Http | Protocol::HttpSource => {
+            ask_tcp(target)?;
+        }
         Protocol::Udp | Protocol::UdpConnected | Protocol::UdpUnconnected => ask_udp(target)?,
     }
     Ok(started.elapsed())

@@ -24,6 +24,8 @@ const SOURCE_QUESTION: &[u8] =
 pub enum Protocol {
     /// A TCP connection a request; a line is sent, a line is the answer.
     Tcp,
+    /// As many TCP connections as requests a second, which are kept: each is asked once a second.
+    TcpKept,
     /// A TCP connection a request; HTTP/1.1.
     Http,
     /// The same, and the answer is the address that the request comes from.
@@ -38,8 +40,9 @@ pub enum Protocol {
 
 impl Protocol {
     /// Every one.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Tcp,
+        Self::TcpKept,
         Self::Http,
         Self::HttpSource,
         Self::Udp,
@@ -50,6 +53,7 @@ impl Protocol {
     fn word(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
+            Self::TcpKept => "tcp-kept",
             Self::Http => "http",
             Self::HttpSource => "http-source",
             Self::Udp => "udp",
@@ -110,7 +114,7 @@ impl Failure {
 /// Sends one request on a socket of its own.
 pub(super) async fn send(protocol: Protocol, target: SocketAddr) -> Result<Answer, Failure> {
     match protocol {
-        Protocol::Tcp => send_tcp(target, QUESTION, read_line).await,
+        Protocol::Tcp | Protocol::TcpKept => send_tcp(target, QUESTION, read_line).await,
         Protocol::Http => send_tcp(target, HTTP_QUESTION, read_http).await,
         Protocol::HttpSource => send_tcp(target, SOURCE_QUESTION, read_http).await,
         Protocol::Udp | Protocol::UdpUnconnected | Protocol::UdpConnected => {
@@ -161,10 +165,28 @@ async fn send_tcp(
     question: &[u8],
     read: impl AsyncFnOnce(&mut TcpStream) -> io::Result<String>,
 ) -> Result<Answer, Failure> {
-    let mut stream = TcpStream::connect(target).await.map_err(Failure::at("connect"))?;
+    let mut stream = opened(target).await?;
+    ask(&mut stream, question, read).await
+}
+
+/// A TCP connection to `target`.
+pub(super) async fn opened(target: SocketAddr) -> Result<TcpStream, Failure> {
+    TcpStream::connect(target).await.map_err(Failure::at("connect"))
+}
+
+/// A line there and one back on a connection that goes on.
+pub(super) async fn send_kept(stream: &mut TcpStream) -> Result<Answer, Failure> {
+    ask(stream, QUESTION, read_line).await
+}
+
+async fn ask(
+    stream: &mut TcpStream,
+    question: &[u8],
+    read: impl AsyncFnOnce(&mut TcpStream) -> io::Result<String>,
+) -> Result<Answer, Failure> {
     let peer = stream.peer_addr().map_err(Failure::at("getpeername"))?;
     stream.write_all(question).await.map_err(Failure::at("write"))?;
-    let name = read(&mut stream).await.map_err(Failure::at("read"))?;
+    let name = read(stream).await.map_err(Failure::at("read"))?;
     if name.is_empty() {
         return Err(Failure::new("read", "closed without an answer"));
     }

@@ -100,3 +100,49 @@ async fn a_server_asked_to_end_finishes_open_connections() {
     served.unwrap();
     assert!(answer.ends_with("\r\n\r\nweb-1\n"), "{answer}");
 }
+
+#[tokio::test]
+async fn kept_connections_are_as_many_as_requests_a_second_and_one_that_is_cut_has_failed() {
+    use std::cell::Cell;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::Notify;
+
+    const N: usize = 20;
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let target = listener.local_addr().unwrap();
+    let accepted = Cell::new(0);
+    let server = async {
+        let mut connections = JoinSet::new();
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let is_cut = accepted.replace(accepted.get() + 1) == 0;
+            connections.spawn(async move {
+                let mut question = [0; request::QUESTION.len()];
+                while stream.read_exact(&mut question).await.is_ok() {
+                    stream.write_all(b"web-1\n").await.unwrap();
+                    if is_cut {
+                        return;
+                    }
+                }
+            });
+        }
+    };
+    let (rate, timeout) = (u32::try_from(N).unwrap(), Duration::from_secs(20));
+    let load = Load { target, protocol: Protocol::TcpKept, rate, duration: None, timeout };
+    let enough = Notify::new();
+    let mut last = Tally::default();
+    let client = run(&load, enough.notified(), Duration::from_millis(10), |tally| {
+        last = tally.clone();
+        if tally.requests > 3 * u64::try_from(N).unwrap() {
+            enough.notify_one();
+        }
+        Ok(())
+    });
+    tokio::select! {
+        () = server => {}
+        sent = client => sent.unwrap(),
+    }
+    assert_eq!(last.failed, 1, "{last:?}");
+    assert_eq!(accepted.get(), N + 1, "{last:?}");
+}

@@ -85,6 +85,12 @@ impl Mailbox {
         std::mem::take(&mut self.news.lock().mail)
     }
 
+    /// Whether [`Mailbox::take`] would give anything.
+    pub(super) fn has_mail(&self) -> bool {
+        let state = self.news.lock();
+        state.mail.everything || !state.mail.files.is_empty()
+    }
+
     pub(super) fn news(&self) -> Arc<News> {
         Arc::clone(&self.news)
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::cluster::Change;
 use crate::parse::Names;
 use crate::source::files::document::{self, Contents};
-use crate::source::files::folder::{Folder, lists_begin, lists_done};
+use crate::source::files::folder::{Folder, lists_begin};
 use crate::source::files::mailbox::News;
 
 /// Larger files are refused.
@@ -44,6 +44,16 @@ pub(super) struct Looks {
     inode: u64,
     size: u64,
     modified: (i64, i64),
+}
+
+impl Look {
+    fn of_error(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::NotFound {
+            Self::Missing
+        } else {
+            Self::Unreadable(error)
+        }
+    }
 }
 
 impl Looks {
@@ -89,11 +99,12 @@ impl Reader {
         Self { dir, folder: Folder::new(node_name), names: Names::default(), read: BTreeMap::new() }
     }
 
-    /// Everything there is, as a complete list.
+    /// Everything there is, as a list that is not complete yet: the news tell what was changed
+    /// meanwhile.
     ///
     /// # Errors
     /// The folder cannot be listed.
-    pub(super) fn read_all(&mut self) -> io::Result<Read> {
+    pub(super) fn read_all(&mut self, news: &News) -> io::Result<Read> {
         let files = self.differing()?.changed;
         let mut read = Read { changes: lists_begin(), ..Read::default() };
         read.changes.push(self.folder.made_node());
@@ -101,7 +112,7 @@ impl Reader {
             let look = self.look_at(&file);
             self.take(&file, look, &mut read);
         }
-        read.changes.extend(lists_done());
+        news.catch_up(&self.dir);
         Ok(read)
     }
 
@@ -173,22 +184,26 @@ impl Reader {
 
     fn look_at(&mut self, file: &str) -> Look {
         let path = self.dir.join(file);
-        let looks = match fs::metadata(&path) {
-            Ok(metadata) if metadata.is_file() => Looks::of(&metadata),
+        // A device or a pipe might block whoever opens it.
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.is_file() => {}
             // A directory or a device of that name is as good as no file.
             Ok(_) => return Look::Missing,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Look::Missing,
-            Err(error) => return Look::Unreadable(error),
+            Err(error) => return Look::of_error(error),
+        }
+        let opened = File::open(&path).and_then(|open| Ok((Looks::of(&open.metadata()?), open)));
+        let (looks, open) = match opened {
+            Ok(opened) => opened,
+            Err(error) => return Look::of_error(error),
         };
         if looks.size > MAX_FILE_BYTES {
             return Look::TooLarge(looks);
         }
-        let contents = File::open(&path).and_then(|open| {
-            let text = BufReader::with_capacity(64 << 10, open.take(MAX_FILE_BYTES));
-            document::read(text, &mut self.names)
-        });
-        // Somebody wrote while we read: this is neither the old nor the new file.
-        if fs::metadata(&path).ok().as_ref().map(Looks::of) != Some(looks) {
+        let text = BufReader::with_capacity(64 << 10, (&open).take(MAX_FILE_BYTES));
+        let contents = document::read(text, &mut self.names);
+        // Somebody wrote while we read: this is neither the old nor the new file. Whoever put
+        // another in its place left this one whole.
+        if open.metadata().ok().as_ref().map(Looks::of) != Some(looks) {
             return Look::Torn;
         }
         match contents {

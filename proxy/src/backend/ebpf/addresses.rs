@@ -27,7 +27,8 @@ pub struct Addresses {
 struct Known {
     owned: BTreeMap<IpAddr, Undefined>,
     local: BTreeSet<IpAddr>,
-    node_ports: ByFamily<NodePorts>,
+    /// `None` before the first plan: what serves node ports goes on.
+    node_ports: Option<ByFamily<NodePorts>>,
 }
 
 impl Addresses {
@@ -75,7 +76,7 @@ impl Addresses {
         &mut self,
         node_ports: ByFamily<NodePorts>,
     ) -> Result<bool, load::MapError> {
-        self.known.node_ports = node_ports;
+        self.known.node_ports = Some(node_ports);
         let mut written = false;
         for address in self.known.local.clone() {
             written |= self.write(address)?;
@@ -98,8 +99,9 @@ impl Addresses {
     }
 
     fn write(&mut self, address: IpAddr) -> Result<bool, load::MapError> {
-        let flags = self.known.flags(&address);
-        if self.held.get(&address).copied().unwrap_or_default() == flags {
+        let held = self.held.get(&address).copied().unwrap_or_default();
+        let flags = self.known.flags(&address, held);
+        if held == flags {
             return Ok(false);
         }
         let addr = Addr::from(address);
@@ -118,7 +120,8 @@ impl Addresses {
 }
 
 impl Known {
-    fn flags(&self, address: &IpAddr) -> u32 {
+    /// What the kernel has to hold of an address, of which it holds that.
+    fn flags(&self, address: &IpAddr, held: u32) -> u32 {
         let owned = match self.owned.get(address) {
             Some(Undefined::Reject) => AddressValue::REJECT,
             Some(Undefined::Leave) => AddressValue::LEAVE,
@@ -127,8 +130,14 @@ impl Known {
         if !self.local.contains(address) {
             return owned;
         }
-        let serves = self.node_ports.get(Family::of(address)).serve(address);
-        owned | AddressValue::LOCAL | if serves { AddressValue::NODE_PORTS } else { 0 }
+        let node_ports = match &self.node_ports {
+            Some(served) if served.get(Family::of(address)).serve(address) => {
+                AddressValue::NODE_PORTS
+            }
+            Some(_) => 0,
+            None => held & AddressValue::NODE_PORTS,
+        };
+        owned | AddressValue::LOCAL | node_ports
     }
 }
 
@@ -141,17 +150,31 @@ mod tests {
         let (vip, own, both): (IpAddr, IpAddr, IpAddr) =
             ([10, 96, 0, 1].into(), [192, 0, 2, 1].into(), [192, 0, 2, 2].into());
         let within = vec!["192.0.2.1/32".parse().unwrap()];
+        let node_ports = ByFamily {
+            v4: NodePorts { within, loopback_within: vec![] },
+            v6: NodePorts::default(),
+        };
         let known = Known {
             owned: BTreeMap::from([(vip, Undefined::Reject), (both, Undefined::Leave)]),
             local: BTreeSet::from([own, both]),
-            node_ports: ByFamily {
-                v4: NodePorts { within, loopback_within: vec![] },
-                v6: NodePorts::default(),
-            },
+            node_ports: Some(node_ports),
         };
-        assert_eq!(known.flags(&vip), AddressValue::REJECT);
-        assert_eq!(known.flags(&own), AddressValue::LOCAL | AddressValue::NODE_PORTS);
-        assert_eq!(known.flags(&both), AddressValue::LEAVE | AddressValue::LOCAL);
-        assert_eq!(known.flags(&[192, 0, 2, 3].into()), 0);
+        let flags = |address| known.flags(address, AddressValue::NODE_PORTS);
+        assert_eq!(flags(&vip), AddressValue::REJECT);
+        assert_eq!(flags(&own), AddressValue::LOCAL | AddressValue::NODE_PORTS);
+        assert_eq!(flags(&both), AddressValue::LEAVE | AddressValue::LOCAL);
+        assert_eq!(flags(&[192, 0, 2, 3].into()), 0);
+    }
+
+    /// A process that has just started knows the node's addresses before it has a plan.
+    #[test]
+    fn what_served_node_ports_goes_on_until_there_is_a_plan() {
+        let (own, other): (IpAddr, IpAddr) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
+        let mut known = Known { local: BTreeSet::from([own, other]), ..Known::default() };
+        let serving = AddressValue::LOCAL | AddressValue::NODE_PORTS;
+        assert_eq!(known.flags(&own, serving), serving);
+        assert_eq!(known.flags(&other, 0), AddressValue::LOCAL);
+        known.local.remove(&own);
+        assert_eq!(known.flags(&own, serving), 0);
     }
 }
