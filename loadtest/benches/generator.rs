@@ -154,7 +154,7 @@ fn rival(words: &[&str], label: &str) -> Round {
     let before = cpu();
     let done = Command::new("taskset").args(["-c", "0"]).args(words).output().unwrap();
     let said = String::from_utf8_lossy(&done.stdout);
-    assert!(done.status.success(), "{words:?} (apt-get install wrk dnsperf): {said}");
+    assert!(done.status.success(), "{words:?} (`cargo xtask setup --bench` installs it): {said}");
     let line = said.lines().find_map(|line| line.trim().strip_prefix(label)).unwrap();
     let rate: f64 = line.trim().parse().unwrap();
     // Both run for a second.

@@ -173,7 +173,7 @@ fn pin(pid: u32, core: u32) {
 fn has(program: &str) -> bool {
     let found = ["/usr/sbin", "/usr/bin"].iter().any(|dir| Path::new(dir).join(program).is_file());
     if !found {
-        println!("{program} is not installed: apt-get install knot unbound dnsperf");
+        println!("{program} is not installed: `cargo xtask setup --bench` does that");
     }
     found
 }

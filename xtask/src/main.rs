@@ -57,6 +57,9 @@ enum Command {
         /// Also what `cargo xtask vm` needs: qemu and what builds its images
         #[arg(long)]
         vm: bool,
+        /// Also what benchmarks compare with: knot, unbound, dnsperf, wrk
+        #[arg(long)]
+        bench: bool,
     },
     /// Build the eBPF programs, then the binary that carries them
     ///
@@ -98,10 +101,13 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     let workspace = Workspace::find()?;
     match command {
-        Command::Setup { vm } => {
+        Command::Setup { vm, bench } => {
             setup::run(&workspace, Need::Ci)?;
             if vm {
                 setup::run(&workspace, Need::Vm)?;
+            }
+            if bench {
+                setup::run(&workspace, Need::Bench)?;
             }
             println!("setup: everything is here");
             Ok(())

@@ -13,7 +13,8 @@ use crate::platform::{self, BPF_LINKER, Compiler, LLVM, NEXTEST};
 use crate::step::Step;
 use crate::workspace::{Workspace, cargo, is_root, which};
 
-/// What the machine is wanted for; each includes the ones above it, except `Vm`.
+/// What the machine is wanted for; each includes the ones above it, but for the last
+/// two, which are packages alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Need {
     /// Compile the eBPF programs and the binary.
@@ -24,6 +25,8 @@ pub(crate) enum Need {
     Ci,
     /// Boot other kernels.
     Vm,
+    /// Compare with other servers and other load generators.
+    Bench,
 }
 
 /// Makes sure that what `need` needs is installed.
@@ -80,10 +83,11 @@ struct Missing {
 impl Missing {
     fn look(need: Need) -> Self {
         let compiler = Compiler::choose();
-        let bpf_linker = need != Need::Vm && platform::bpf_linker().is_none();
+        let builds = need <= Need::Ci;
+        let bpf_linker = builds && platform::bpf_linker().is_none();
         let wanted = packages(need, compiler, bpf_linker);
         let mut packages = platform::missing_packages(&wanted);
-        if packages.is_empty() && need != Need::Vm && !compiler.is_here() {
+        if packages.is_empty() && builds && !compiler.is_here() {
             // Installed, but from before LLVM 22: apt-get brings the newer one.
             packages.extend(compiler.packages());
         }
@@ -181,8 +185,10 @@ const OLD_RUSTC: &str = "/usr/bin/rustc is not the one built with LLVM 22. Add D
     `cargo xtask setup` again.";
 
 fn packages(need: Need, compiler: Compiler, bpf_linker: bool) -> BTreeSet<&'static str> {
-    if need == Need::Vm {
-        return BTreeSet::from(["qemu-system-x86", "cpio", "xz-utils", "binutils"]);
+    match need {
+        Need::Vm => return BTreeSet::from(["qemu-system-x86", "cpio", "xz-utils", "binutils"]),
+        Need::Bench => return BTreeSet::from(["knot", "unbound", "dnsperf", "wrk"]),
+        Need::Build | Need::Test | Need::Ci => {}
     }
     let mut packages = BTreeSet::from_iter(compiler.packages().iter().copied());
     if bpf_linker {
@@ -206,6 +212,8 @@ fn install_packages(packages: &[&str], logs: &std::path::Path) -> anyhow::Result
             .args(["-o", "DPkg::Lock::Timeout=300", "-o", "Acquire::Retries=3"])
             .args(args)
             .env("DEBIAN_FRONTEND", "noninteractive")
+            // Without systemd, what is installed is not started: the benches start it themselves.
+            .env("RUNLEVEL", "1")
     };
     // A list that cannot be fetched may be one we do not need: the installation decides.
     if let Err(error) = apt("package lists", &["update"]).watch(&logs.join("apt-update.log")) {
