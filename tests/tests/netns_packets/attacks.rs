@@ -243,13 +243,16 @@ fn answers_that_nobody_asked_for_get_nowhere() {
     }
 }
 
+/// A stranger on the link, a pod of the node itself and a pod of another node.
 #[test]
-fn nobody_reaches_the_nodes_loopback_from_elsewhere() {
+fn neither_strangers_nor_pods_of_this_node_or_another_reach_the_nodes_loopback() {
     let scene = Scene::new(&[]);
     let node = scene.proxied.node();
-    // Without the proxy the kernel would let IPv4 in.
-    node.netns().set_sysctls(&[("ipv4/conf/all/route_localnet", "1")]).unwrap();
     let own = node.addresses();
+    // Without the proxy the kernels would let IPv4 through and in.
+    for node in [node, &scene.far] {
+        node.netns().set_sysctls(&[("ipv4/conf/all/route_localnet", "1")]).unwrap();
+    }
     let pod = scene.proxied.pod("attacker");
     let listen = |address: IpAddr| {
         let socket = node.netns().run(|| UdpSocket::bind((address, TARGET))).unwrap().unwrap();
@@ -259,23 +262,41 @@ fn nobody_reaches_the_nodes_loopback_from_elsewhere() {
     let loopbacks: [IpAddr; 2] = [[127, 0, 0, 1].into(), [0, 0, 0, 0, 0, 0, 0, 1u16].into()];
     let listeners = loopbacks.map(listen);
     to_loopback(|| scene.stranger.command("ip"), &own.v4.to_string(), &own.v6.to_string());
+    to_loopback(|| scene.far.command("ip"), &own.v4.to_string(), &own.v6.to_string());
     to_loopback(|| pod.command("ip"), "10.244.1.1", "fe80::1");
-    for (attacker, netns) in
-        [(scene.stranger.addresses(), scene.stranger.netns()), (pod.addresses(), pod.netns())]
-    {
+    to_loopback(|| scene.far_pod.command("ip"), "10.244.2.1", "fe80::1");
+    for (attacker, netns) in [
+        (scene.stranger.addresses(), scene.stranger.netns()),
+        (pod.addresses(), pod.netns()),
+        (scene.far_pod.addresses(), scene.far_pod.netns()),
+    ] {
+        let before = martians(&scene);
         let wire = Wire::new(netns);
         for loopback in loopbacks {
             let from = SocketAddr::new(of(attacker.both(), loopback.is_ipv6()), MARK);
             let to = SocketAddr::new(loopback, TARGET);
             for _ in 0..5 {
                 wire.say(&format!("udp {from} > {to} len=8"));
+                wire.say(&format!("tcp {from} > {to} syn"));
             }
         }
+        // They came as far as to the node. What is for `::1` any kernel on the way drops itself.
+        let met = wait::until(SOON, || martians(&scene) >= before + 10);
+        assert!(met, "from {attacker:?} only {} came to the node", martians(&scene) - before);
     }
     for listener in &listeners {
         let heard = listener.recv_from(&mut [0; 64]);
         assert!(heard.is_err(), "let through: {heard:?}");
     }
+}
+
+/// How many packets from or to loopback addresses the node has dropped.
+fn martians(scene: &Scene) -> u64 {
+    let proxied = &scene.proxied;
+    let status = proxied.fairlead().status(proxied.node(), proxied.bpffs()).unwrap();
+    let text = String::from_utf8(status.stdout).unwrap();
+    let count = text.lines().find_map(|line| line.trim().strip_suffix(" drop_martian"));
+    count.map_or(0, |count| count.parse().unwrap())
 }
 
 /// Sends what is for loopback addresses to the gateway.
