@@ -1,6 +1,8 @@
 //! Real traffic between simulated nodes and pods. Needs root.
 #![expect(clippy::unwrap_used, reason = "a test fails loudly")]
 
+#[path = "netns/audit.rs"]
+mod audit;
 #[path = "netns/bad_objects.rs"]
 mod bad_objects;
 #[path = "netns/cluster_ip.rs"]

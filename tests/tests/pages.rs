@@ -89,7 +89,8 @@ impl Scene {
         let written = self.observer.write("nftables", &mut text);
         let page = text.finish(written);
         let line = page.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
-        line.unwrap_or_else(|| panic!("no {sample} in\n{page}")).to_owned()
+        assert!(line.is_some(), "no {sample} in\n{page}");
+        line.unwrap().to_owned()
     }
 }
 

@@ -198,7 +198,14 @@ fn packages(need: Need, compiler: Compiler, bpf_linker: bool) -> BTreeSet<&'stat
     if need >= Need::Test {
         // What the other modes are made of, and what the stage of their tests is set with; stock
         // clients of the names.
-        packages.extend(["iproute2", "nftables", "bind9-dnsutils", "curl", "musl-tools"]);
+        packages.extend([
+            "iproute2",
+            "nftables",
+            "bind9-dnsutils",
+            "bpftool",
+            "curl",
+            "musl-tools",
+        ]);
     }
     if need >= Need::Ci {
         packages.extend(compiler.clippy_packages());

@@ -14,7 +14,7 @@ use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, Program, ProgramError, loaded_programs};
 use thiserror::Error;
 
-use crate::pins::{self, MAPS, Pins, ReplaceError};
+use crate::pins::{self, LockError, MAPS, Pins, ReplaceError};
 use crate::sys;
 
 /// The hooks of the way back come first, so that no answer ever bears an address that its socket
@@ -54,6 +54,9 @@ pub enum ActivateError {
         /// Why.
         source: PinError,
     },
+    /// The directory was removed, and cannot be had again.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// A file, a directory or a link cannot be used.
     #[error("cannot use {path}: {source}", path = path.display())]
     Io {

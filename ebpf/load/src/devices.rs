@@ -17,6 +17,7 @@ use aya::maps::{Array, HashMap, MapData};
 use thiserror::Error;
 
 use crate::pins::Pins;
+use crate::standing::{self, Link};
 use crate::sys::{self, TcxHook};
 
 /// A network device by which packets enter or leave.
@@ -73,7 +74,14 @@ pub struct Devices {
     pub(crate) node: Array<MapData, Node>,
     pub(crate) pins: Pins,
     /// What each device had when it was attached to last.
-    pub(crate) attached: BTreeMap<u32, Port>,
+    pub(crate) attached: BTreeMap<u32, (Port, Attachment)>,
+}
+
+/// What stands in the kernel for a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Attachment {
+    known: Option<Device>,
+    links: [Option<Link>; 2],
 }
 
 /// The programs that go with [`Devices::programs`].
@@ -87,12 +95,13 @@ impl Devices {
     pub fn serve(&mut self, ports: &[Port]) -> Result<(), Vec<AttachError>> {
         let mut errors = Vec::new();
         for port in ports {
-            if self.attached.get(&port.index) == Some(port) {
+            if self.attached.get(&port.index).is_some_and(|(attached, _)| attached == port) {
                 continue;
             }
             match self.serve_one(port) {
                 Ok(()) => {
-                    self.attached.insert(port.index, port.clone());
+                    let attachment = self.attachment(port.index);
+                    self.attached.insert(port.index, (port.clone(), attachment));
                 }
                 Err(error) => errors.push(error),
             }
@@ -101,6 +110,32 @@ impl Devices {
             errors.push(error);
         }
         if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
+
+    /// The devices that are served no more, though [`Devices::serve`] did: somebody else changed what
+    /// it left. It serves them anew.
+    pub fn lost(&mut self) -> Vec<u32> {
+        let is_lost = |(index, (_, was)): (&u32, &(Port, Attachment))| {
+            (self.attachment(*index) != *was).then_some(*index)
+        };
+        let lost: Vec<u32> = self.attached.iter().filter_map(is_lost).collect();
+        for index in &lost {
+            self.attached.remove(index);
+        }
+        lost
+    }
+
+    /// Whether a device is served.
+    pub fn serves(&self, index: u32) -> bool {
+        self.attached.contains_key(&index)
+    }
+
+    fn attachment(&self, index: u32) -> Attachment {
+        let link = |hook: TcxHook| standing::link(&self.pins.device(index, hook.name()));
+        Attachment {
+            known: self.known.get(&index, 0).ok(),
+            links: [TcxHook::Ingress, TcxHook::Egress].map(link),
+        }
     }
 
     /// How many devices are served.

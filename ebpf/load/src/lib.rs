@@ -29,6 +29,7 @@ pub mod pinned;
 pub mod pins;
 pub mod probe;
 pub mod slots;
+mod standing;
 mod sys;
 pub mod test_run;
 

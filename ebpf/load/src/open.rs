@@ -26,6 +26,7 @@ use crate::object::{self, ReadObjectError};
 use crate::pins::{LockError, MAPS, Pins, WRITTEN, WriterLock};
 use crate::probe::{self, ProbeError};
 use crate::slots::Slots;
+use crate::standing::Standing;
 use crate::{mountinfo, sys};
 
 /// What to open, and where.
@@ -108,7 +109,9 @@ pub struct Dataplane {
     pins: Pins,
     cgroup: PathBuf,
     adopted: bool,
-    _lock: WriterLock,
+    lock: WriterLock,
+    /// What was pinned when this became active.
+    activated: Option<Standing>,
 }
 
 /// Why a dataplane cannot be opened. Nothing was attached.
@@ -227,7 +230,8 @@ impl Dataplane {
             ebpf,
             pins,
             cgroup,
-            _lock: lock,
+            lock,
+            activated: None,
         })
     }
 
@@ -315,7 +319,17 @@ impl Dataplane {
     /// # Errors
     /// Something cannot be pinned or attached; what this call attached is taken back.
     pub fn activate(&mut self) -> Result<(), ActivateError> {
-        activate::activate(&mut self.ebpf, &self.pins, &self.cgroup)
+        if !self.lock.is_of(&self.pins) {
+            self.lock = self.pins.lock()?;
+        }
+        activate::activate(&mut self.ebpf, &self.pins, &self.cgroup)?;
+        self.activated = Some(Standing::now(&self.pins));
+        Ok(())
+    }
+
+    /// What somebody else did to the pins and links since [`Dataplane::activate`], which makes it good.
+    pub fn damage(&self) -> Option<String> {
+        Standing::now(&self.pins).difference(self.activated.as_ref()?)
     }
 
     /// The devices whose packets the programs translate; none is attached to yet. After

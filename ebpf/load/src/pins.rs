@@ -8,6 +8,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use abi::SCHEMA;
@@ -66,7 +67,16 @@ pub struct Pins {
 
 /// Held by the one process that may write a node's maps; the kernel drops it with the process.
 #[derive(Debug)]
-pub struct WriterLock(#[expect(dead_code, reason = "held, not used")] Flock<File>);
+pub struct WriterLock(Flock<File>);
+
+impl WriterLock {
+    /// Whether it is the lock of that directory, and not of one that was removed.
+    pub(crate) fn is_of(&self, pins: &Pins) -> bool {
+        let locked = self.0.metadata().map(|held| (held.dev(), held.ino()));
+        let there = fs::metadata(&pins.dir).map(|found| (found.dev(), found.ino()));
+        locked.is_ok_and(|locked| there.is_ok_and(|there| locked == there))
+    }
+}
 
 /// Why a process may not write.
 #[derive(Debug, Error)]

@@ -23,9 +23,11 @@ use ipnet::IpNet;
 use load::Dataplane;
 
 mod addresses;
+mod audit;
 mod can;
 mod encode;
 mod ids;
+mod known;
 mod look;
 mod node;
 mod packets;
@@ -36,6 +38,7 @@ pub mod usage;
 
 pub use addresses::Addresses;
 use encode::{abi_key, frontend_key};
+use known::Known;
 pub use look::Look;
 use node::NodeMaps;
 pub use packets::Packets;
@@ -88,6 +91,8 @@ struct Opened {
     dataplane: Dataplane,
     /// By key, the slot.
     programmed: BTreeMap<Key, u32>,
+    /// By slot to which a key leads, what it shows.
+    shown: BTreeMap<u32, Slot>,
     slots: Slots,
     sets: Sets,
     /// By slot, what `RANGES` has for it; also for slots that were let go.
@@ -175,14 +180,7 @@ impl Backend for Ebpf {
             .map_err(|error| PrepareError { doing: error.to_string(), source: None })?;
         let packets = if self.packets_too { Node::PACKETS } else { 0 };
         let opened = Opened::adopt(dataplane, self.sockets.flags() | packets)?;
-        let frontends = opened
-            .programmed
-            .keys()
-            .filter_map(|key| Some((frontend_key(key)?, Held::Unknown)))
-            .collect();
-        let addresses = opened.addresses().owned().map(|address| (address, None)).collect();
-        self.opened = Some(opened);
-        Ok(Actual { frontends, addresses, settings: None })
+        Ok(self.opened.insert(opened).actual())
     }
 
     fn apply(&mut self, ops: &[Op]) -> Applied {
@@ -231,6 +229,11 @@ impl Backend for Ebpf {
         }
     }
 
+    fn audit(&mut self) -> Result<Option<Actual>, ReadError> {
+        let Some(opened) = &mut self.opened else { return Ok(None) };
+        Ok(opened.audit()?.then(|| opened.actual()))
+    }
+
     fn holds(&mut self, key: &FrontendKey, desired: &Frontend) -> Result<Holds, ReadError> {
         let Some(opened) = &self.opened else {
             return Err(ReadError { doing: NOT_PREPARED.to_owned(), source: None });
@@ -242,24 +245,9 @@ impl Backend for Ebpf {
 impl Opened {
     /// Takes over what a former process left, which may be nothing.
     fn adopt(mut dataplane: Dataplane, flags: u64) -> Result<Self, PrepareError> {
-        let entries = dataplane
-            .frontends()
-            .map_err(|error| PrepareError::new("cannot read the frontends in the kernel", error))?
-            .iter()
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| PrepareError::new("cannot read the frontends in the kernel", error))?;
-        let mut slots = Slots::new(dataplane.slots.len());
-        let mut programmed = BTreeMap::new();
-        for (key, value) in entries {
-            let Some(slot) = value.slot(&key) else { continue };
-            slots.take(slot);
-            programmed.insert(key, slot);
-        }
-        let contents = programmed.values().map(|slot| dataplane.slots.get(*slot));
-        let sets = Sets::adopt(&dataplane, contents);
-        let source_ranges = node::source_ranges(&mut dataplane).map_err(|error| {
-            PrepareError::new("cannot read the source ranges in the kernel", error)
-        })?;
+        let Known { programmed, shown, slots, sets, source_ranges } =
+            Known::read(&mut dataplane)
+                .map_err(|error| PrepareError { doing: error.doing, source: error.source })?;
         let addresses = dataplane
             .addresses()
             .map_err(|error| PrepareError::new("cannot read the addresses in the kernel", error))?;
@@ -271,6 +259,7 @@ impl Opened {
         Ok(Self {
             dataplane,
             programmed,
+            shown,
             slots,
             sets,
             source_ranges,
@@ -279,6 +268,17 @@ impl Opened {
             node: NodeMaps::new(netns, flags),
             started: Instant::now(),
         })
+    }
+
+    /// What the kernel holds, as far as is known.
+    fn actual(&self) -> Actual {
+        let frontends = self
+            .programmed
+            .keys()
+            .filter_map(|key| Some((frontend_key(key)?, Held::Unknown)))
+            .collect();
+        let addresses = self.addresses().owned().map(|address| (address, None)).collect();
+        Actual { frontends, addresses, settings: None }
     }
 
     fn packets(&self) -> MutexGuard<'_, Packets> {
@@ -428,6 +428,7 @@ impl Opened {
                 self.dataplane.slots.publish(slot, index, will_be);
             }
         }
+        self.shown.insert(slot, *content);
         self.sets.show(content.rules.service(), &content.heads);
         self.sets.hide(before.rules.service(), &before.heads);
         Effect::Written
@@ -463,6 +464,7 @@ impl Opened {
             error.doing = format!("cannot add frontend {name}: {}", error.doing);
             error
         })?;
+        self.shown.insert(slot, *content);
         self.sets.show(content.rules.service(), &content.heads);
         self.sets.add_frontend(content.rules.service());
         if let Some(before) = self.programmed.insert(key, slot) {
@@ -507,6 +509,7 @@ impl Opened {
         let before = self.dataplane.slots.get(slot);
         let service = before.rules.service();
         self.dataplane.slots.let_go(slot);
+        self.shown.remove(&slot);
         self.slots.rest(slot, now + REST);
         self.sets.hide(service, &before.heads);
         self.sets.remove_frontend(service);

@@ -98,6 +98,27 @@ impl Addresses {
         Ok(written)
     }
 
+    /// Makes good what somebody else did to the map. Says whether anybody did.
+    ///
+    /// # Errors
+    /// The map cannot be read or written; the next call tries again.
+    pub(super) fn repair(&mut self) -> Result<bool, load::MapError> {
+        let mut found = BTreeMap::new();
+        for entry in self.map.iter() {
+            let (addr, value) = entry?;
+            found.insert(IpAddr::from(addr), value.flags(&addr).unwrap_or_default());
+        }
+        if found == self.held {
+            return Ok(false);
+        }
+        let before = std::mem::replace(&mut self.held, found);
+        let all: BTreeSet<IpAddr> = before.keys().chain(self.held.keys()).copied().collect();
+        for address in all {
+            self.write(address)?;
+        }
+        Ok(true)
+    }
+
     fn write(&mut self, address: IpAddr) -> Result<bool, load::MapError> {
         let held = self.held.get(&address).copied().unwrap_or_default();
         let flags = self.known.flags(&address, held);

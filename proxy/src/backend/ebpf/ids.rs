@@ -16,7 +16,8 @@ pub(super) struct Ids {
 impl Ids {
     /// Ids below `len`, of which somebody claimed some before.
     pub(super) fn adopt(len: u32, used: &BTreeSet<u32>) -> Self {
-        let next = used.last().map_or(1, |last| last.saturating_add(1));
+        // What is beyond was not claimed here: somebody else wrote it.
+        let next = used.range(..len).next_back().map_or(1, |last| last.saturating_add(1));
         let free = (1..next).filter(|id| !used.contains(id)).collect();
         Self { len, next, free }
     }

@@ -21,23 +21,41 @@ pub(super) struct NodeMaps {
     netns: u64,
     /// The flags of [`Node`] that the command line gives.
     flags: u64,
+    /// What was written last.
+    written: Option<(Node, BTreeMap<Prefix, u32>)>,
 }
 
 impl NodeMaps {
     /// For the node whose network namespace bears that cookie.
     pub(super) const fn new(netns: u64, flags: u64) -> Self {
-        Self { netns, flags }
+        Self { netns, flags, written: None }
     }
 
     /// Makes the maps say what the settings say. Says whether they said something else.
     pub(super) fn write(
-        &self,
+        &mut self,
         dataplane: &mut Dataplane,
         settings: &Settings,
     ) -> Result<bool, ApplyError> {
-        let prefixes = write_prefixes(dataplane, &encode::prefixes(settings))?;
+        let ranges = encode::prefixes(settings);
         let node = encode::node(settings, self.netns, self.flags);
-        Ok(write_node(dataplane, node)? || prefixes)
+        self.written = None;
+        let prefixes = write_prefixes(dataplane, &ranges)?;
+        let written = write_node(dataplane, node)?;
+        self.written = Some((node, ranges));
+        Ok(written || prefixes)
+    }
+
+    /// Whether the maps say what was written last.
+    pub(super) fn are_whole(&self, dataplane: &mut Dataplane) -> Result<bool, OpenError> {
+        let Some((node, prefixes)) = &self.written else { return Ok(true) };
+        if !dataplane.node()?.get(&0, 0).is_ok_and(|held| held == *node) {
+            return Ok(false);
+        }
+        let map = dataplane.prefixes()?;
+        let held = held_prefixes(map.iter())
+            .map_err(|source| OpenError::Map { name: "PREFIXES", source })?;
+        Ok(held == *prefixes)
     }
 }
 
@@ -58,11 +76,7 @@ fn write_prefixes(
     const WHAT: &str = "cannot write the node's ranges";
     let failed = |error: &dyn std::fmt::Display| doing(WHAT, &error);
     let mut map = dataplane.prefixes().map_err(|error| failed(&error))?;
-    let held = map
-        .iter()
-        .map(|entry| entry.map(|(key, flags)| ((key.prefix_len(), key.data()), flags.0)))
-        .collect::<Result<BTreeMap<Prefix, u32>, _>>()
-        .map_err(|error| failed(&error))?;
+    let held = held_prefixes(map.iter()).map_err(|error| failed(&error))?;
     for ((bits, addr), flags) in desired.iter().filter(|(key, flags)| held.get(key) != Some(flags))
     {
         map.insert(&Key::new(*bits, *addr), PrefixFlags(*flags), 0)
@@ -75,6 +89,14 @@ fn write_prefixes(
         }
     }
     Ok(held != *desired)
+}
+
+fn held_prefixes(
+    entries: impl Iterator<Item = Result<(Key<Addr>, PrefixFlags), load::MapError>>,
+) -> Result<BTreeMap<Prefix, u32>, load::MapError> {
+    entries
+        .map(|entry| entry.map(|(key, flags)| ((key.prefix_len(), key.data()), flags.0)))
+        .collect()
 }
 
 /// What `RANGES` has, by slot.

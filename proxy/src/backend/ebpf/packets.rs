@@ -73,6 +73,20 @@ impl Packets {
         }
     }
 
+    /// Serves those devices again that are served no more because of somebody else; says which.
+    pub(super) fn repair(&mut self) -> Option<String> {
+        let Some((devices, _)) = &mut self.in_charge else { return None };
+        let lost = devices.lost();
+        if lost.is_empty() {
+            return None;
+        }
+        self.refresh();
+        // One that is gone is nobody's doing.
+        let (devices, _) = self.in_charge.as_ref()?;
+        let there: Vec<u32> = lost.into_iter().filter(|index| devices.serves(*index)).collect();
+        (!there.is_empty()).then(|| format!("the programs at the devices {there:?}"))
+    }
+
     /// Removes connections that have ended.
     pub fn collect(&mut self) {
         let Some((_, flows)) = &mut self.in_charge else { return };

@@ -1,6 +1,7 @@
 //! The endpoint sets of each Service port: who has an id, who shares a range.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -42,6 +43,22 @@ struct Service {
 struct Set {
     head: Head,
     n_heads: u32,
+    /// Of what was written there.
+    digest: u64,
+}
+
+impl Set {
+    fn new(dataplane: &Dataplane, head: Head, n_heads: u32) -> Self {
+        Self { head, n_heads, digest: digest(dataplane, head) }
+    }
+}
+
+fn digest(dataplane: &Dataplane, head: Head) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for Entry { address, id, local } in dataplane.endpoints.read(head) {
+        (address, id, local).hash(&mut hasher);
+    }
+    hasher.finish()
 }
 
 /// The endpoints of a set as they stand in the kernel.
@@ -80,7 +97,7 @@ impl Sets {
                 for entry in distinct(dataplane.endpoints.read(head)) {
                     service.endpoints.entry(entry.address).or_insert((entry.id, 0)).1 += 1;
                 }
-                service.sets.push(Set { head, n_heads: 1 });
+                service.sets.push(Set::new(dataplane, head, 1));
             }
         }
         let services = by_id.keys().copied().collect();
@@ -95,6 +112,26 @@ impl Sets {
             endpoint_ids: Ids::adopt(dataplane.endpoints.len(), &endpoints),
             ranges,
             generation,
+        }
+    }
+
+    /// Whether every set stands as it was written.
+    pub(super) fn are_whole(&self, dataplane: &Dataplane) -> bool {
+        let mut sets = self.by_id.values().flat_map(|service| &service.sets);
+        sets.all(|set| digest(dataplane, set.head) == set.digest)
+    }
+
+    /// Takes the place of what was known before somebody else changed the maps: no set gets a
+    /// generation that one had before, and endpoints that are in no set any more begin anew.
+    pub(super) fn succeed(&mut self, former: &Self, dataplane: &Dataplane) {
+        self.generation = self.generation.max(former.generation);
+        for (id, service) in &former.by_id {
+            for (address, (endpoint, _)) in &service.endpoints {
+                let now = self.by_id.get(id).and_then(|service| service.endpoints.get(address));
+                if now.is_none_or(|(known, _)| known != endpoint) {
+                    dataplane.counts.endpoint_gone(*endpoint, *id);
+                }
+            }
         }
     }
 
@@ -188,7 +225,7 @@ impl Sets {
             Entry { address, id: known.0, local }
         });
         dataplane.endpoints.write(head, entries);
-        service.sets.push(Set { head, n_heads: 0 });
+        service.sets.push(Set::new(dataplane, head, 0));
         Ok(head)
     }
 

@@ -40,6 +40,21 @@ impl Slots {
         self.next = slot.saturating_add(1);
     }
 
+    /// Slots that somebody else knew and this does not use rest, as long as they would have, or until
+    /// then.
+    pub(super) fn heed(&mut self, former: &Self, used: impl Iterator<Item = u32>, until: Duration) {
+        let resting = former.resting.iter().map(|(_, slot)| *slot);
+        let known: BTreeSet<u32> = used.chain(resting).collect();
+        for slot in known {
+            if slot >= self.next {
+                self.take(slot);
+                self.rest(slot, until);
+            } else if self.free.remove(&slot) {
+                self.rest(slot, until);
+            }
+        }
+    }
+
     /// A free slot; `None` if there is none.
     pub(super) fn claim(&mut self, now: Duration) -> Option<u32> {
         while let Some(&(until, slot)) = self.resting.front() {
