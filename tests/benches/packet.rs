@@ -6,8 +6,7 @@
 //! a program that does nothing, and a walk in user space over as much memory in the same steps
 //! (hash bucket, entry, …), which is what the misses alone cost.
 //!
-//! `cargo xtask bench packet [ROUNDS]`; it fails when the step that one lookup decides (DNAT) costs more
-//! than 80 ns over nothing.
+//! `cargo xtask bench packet [ROUNDS]`; it says of each step whether it costs 80 ns over nothing at most.
 
 #![expect(
     clippy::unwrap_used,
@@ -22,7 +21,6 @@ mod circle;
 mod misses;
 
 use std::env;
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use load::test_run::Bench;
@@ -35,18 +33,20 @@ use crate::misses::Misses;
 const SIZES: [u32; 3] = [1_000, 10_000, 100_000];
 /// Packets in a round of an arm, at least.
 const PACKETS: u32 = 50_000;
-/// What an established connection may cost that one lookup finds, in nanoseconds over nothing.
+/// What a packet of an established connection is to cost at most, in nanoseconds over nothing.
 const MOST: f64 = 80.0;
+
 fn main() {
     let words: Vec<String> = env::args().skip(1).filter(|word| word != "--bench").collect();
     let rounds = words.first().and_then(|word| word.parse().ok()).unwrap_or(31);
-    let mut failures = String::new();
     println!(
         "{rounds} rounds of {PACKETS} packets an arm, medians in ns, over a program that does nothing"
     );
     println!();
-    println!("| | nothing | hot | 1,000 | 10,000 | 100,000 | misses: 1,000 | 10,000 | 100,000 |");
-    println!("|---|---|---|---|---|---|---|---|---|");
+    println!(
+        "| | nothing | hot | 1,000 | 10,000 | 100,000 | misses: 1,000 | 10,000 | 100,000 | 80 ns |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|");
     for way in WAYS {
         let [first, second, third] = SIZES.map(|size| measure(way, size, rounds));
         let all = [&first, &second, &third];
@@ -54,17 +54,14 @@ fn main() {
         let costs = all.map(|row| format!("{:.0}", row.walk));
         let misses = all.map(|row| format!("{:.0}", row.misses));
         println!(
-            "| {} | {:.0} | {hot:.0} | {} | {} |",
+            "| {} | {:.0} | {hot:.0} | {} | {} | {} |",
             way.name,
             first.nothing,
             costs.join(" | "),
-            misses.join(" | ")
+            misses.join(" | "),
+            if hot <= MOST { "met" } else { "missed" }
         );
-        if way.is_direct() && hot > MOST {
-            writeln!(failures, "{}: {hot:.0} ns over nothing, more than {MOST}", way.name).unwrap();
-        }
     }
-    assert!(failures.is_empty(), "{failures}");
 }
 
 /// What one way costs with that many Services: medians in nanoseconds, over nothing.

@@ -39,7 +39,7 @@ pub enum Seen {
 ///  │ src  │ dst  │ src port │ dst port │ p │ seen │ 0 │
 /// ```
 #[repr(C, align(8))]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tuple {
     /// Source address.
     pub src: Addr,
@@ -106,6 +106,56 @@ impl Tuple {
             protocol,
             seen: Seen::Leaving as u8,
             pad: 0,
+        }
+    }
+}
+
+/// Value of `NAMES`: whose name it is, and what most packets need of the record. That is believed for
+/// the second in which the two were compared, so that a packet finds its connection by one lookup.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Name {
+    /// The key of the record.
+    pub sent: Tuple,
+    /// [`Record::snat`].
+    pub snat: Addr,
+    /// [`Record::snat_port`].
+    pub snat_port: u16,
+    /// [`name`] flags.
+    pub flags: u16,
+    /// The second of the monotonic clock in which it was compared with the record last; zero before.
+    pub compared: u32,
+    /// Packets of the endpoint that are yet to be added to the record's.
+    pub packets: u32,
+    /// Zero.
+    pub pad: u32,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// What is known of a connection by its [`Name`], in [`Name::flags`].
+pub mod name {
+    /// Both ends are open and the ports are the client's own: nothing but addresses and ports is to be
+    /// done, and nothing but packets to be counted.
+    pub const PLAIN: u16 = 1;
+    /// Its source is rewritten when it leaves this node.
+    pub const MASQUERADE: u16 = 2;
+}
+
+impl Name {
+    /// A name that was not compared yet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(sent: Tuple) -> Self {
+        Self {
+            sent,
+            snat: Addr::ANY_V6,
+            snat_port: 0,
+            flags: 0,
+            compared: 0,
+            packets: 0,
+            pad: 0,
+            bytes: 0,
         }
     }
 }
@@ -248,6 +298,7 @@ impl Record {
 
 const _: () = assert!(size_of::<Tuple>() == 40);
 const _: () = assert!(size_of::<Record>() == 88);
+const _: () = assert!(size_of::<Name>() == 80);
 const _: () = assert!(size_of::<FragmentKey>() == 40);
 const _: () = assert!(size_of::<Ports>() == 8);
 const _: () = assert!(size_of::<HeldKey>() == 44);

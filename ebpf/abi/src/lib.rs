@@ -38,4 +38,4 @@ pub mod socket;
 
 /// The version of every layout in this crate together with the meaning of the maps. Two processes
 /// of one version may write the same maps; a different version makes new ones.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;

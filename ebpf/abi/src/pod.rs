@@ -9,7 +9,7 @@ use crate::count::{EndpointCounts, ServiceCounts};
 use crate::device::Device;
 use crate::dns::OwnServer;
 use crate::endpoint::{Endpoint, Head};
-use crate::flow::{FragmentKey, Held, HeldKey, Ports, Record, Tuple};
+use crate::flow::{FragmentKey, Held, HeldKey, Name, Ports, Record, Tuple};
 use crate::frontend::{FrontendKey, FrontendValue};
 use crate::node::Node;
 use crate::slot::Slot;
@@ -28,5 +28,5 @@ macro_rules! pod {
 pod! {
     Addr AddressValue PrefixFlags RangeKey AffinityKey AffinityValue EndpointCounts ServiceCounts
     Endpoint Head FrontendKey FrontendValue Node OwnServer Slot UdpPeer
-    Device FragmentKey Held HeldKey Ports Record Tuple
+    Device FragmentKey Held HeldKey Name Ports Record Tuple
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use abi::flow::{Record, Seen, Tuple, half};
+use abi::flow::{Name, Record, Seen, Tuple, half};
 use aya::maps::{HashMap, MapData, MapError};
 use nix::time::{ClockId, clock_gettime};
 
@@ -39,7 +39,7 @@ impl Default for Lifetimes {
 #[derive(Debug)]
 pub struct Flows {
     pub(crate) records: HashMap<MapData, Tuple, Record>,
-    pub(crate) names: HashMap<MapData, Tuple, Tuple>,
+    pub(crate) names: HashMap<MapData, Tuple, Name>,
 }
 
 /// What a collection found.
@@ -74,10 +74,10 @@ impl Flows {
             // A packet may have come since.
             let Ok(record) = self.records.get(&sent, 0) else { continue };
             if is_over(&sent, &record, now, lifetimes) {
-                // A program may have removed any of them.
-                _ = self.records.remove(&sent);
+                // A program may have removed any of them. Names first: they are believed without it.
                 _ = self.names.remove(&leaving(&sent, &record));
                 _ = self.names.remove(&returning(&sent, &record));
+                _ = self.records.remove(&sent);
                 collected.ended += 1;
             }
         }
@@ -89,7 +89,7 @@ impl Flows {
     fn collect_names(&mut self) -> Result<usize, MapError> {
         let mut dangling = Vec::new();
         for entry in self.names.iter() {
-            let (name, sent) = entry?;
+            let (name, Name { sent, .. }) = entry?;
             if self.records.get(&sent, 0).is_err() {
                 dangling.push((name, sent));
             }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  /sys/fs/bpf/fairlead/     --bpffs; its lock is held by the one writer
-//!    v2/FRONTENDS …          maps, under the schema's version
+//!    v3/FRONTENDS …          maps, under the schema's version
 //!    links/connect4 …        attachments
 //! ```
 

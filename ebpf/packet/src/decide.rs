@@ -16,6 +16,7 @@ use crate::flow::{self, Found};
 use crate::live::From;
 use crate::packet::Packet;
 use crate::parse::{Fragment, ICMP, ICMP_V6, Parsed, SCTP, TCP, UDP};
+use crate::quick;
 use crate::rewrite::End;
 use crate::tables::{Choice, Found as Destination, Stage, Tables};
 
@@ -59,6 +60,19 @@ impl Verdict {
 /// Decides on a packet that arrives on a device.
 #[inline(always)]
 pub fn arrives<T: Tables>(packet: &mut impl Packet, tables: &T, parsed: &mut Parsed) -> Verdict {
+    match quick::arrives(packet, tables, parsed) {
+        Verdict::UNKNOWN => arrives_rarely(packet, tables, parsed),
+        verdict => verdict,
+    }
+}
+
+/// The same of one that [`quick`] did not know.
+#[inline(always)]
+pub fn arrives_rarely<T: Tables>(
+    packet: &mut impl Packet,
+    tables: &T,
+    parsed: &mut Parsed,
+) -> Verdict {
     if parsed.src.is_loopback() || parsed.dst.is_loopback() {
         return Verdict::drop(Counter::DroppedMartian);
     }
@@ -85,6 +99,20 @@ pub fn arrives<T: Tables>(packet: &mut impl Packet, tables: &T, parsed: &mut Par
 /// forwarded.
 #[inline(always)]
 pub fn leaves<T: Tables>(
+    packet: &mut impl Packet,
+    tables: &T,
+    parsed: &mut Parsed,
+    made_here: bool,
+) -> Verdict {
+    match quick::leaves(packet, tables, parsed) {
+        Verdict::UNKNOWN => leaves_rarely(packet, tables, parsed, made_here),
+        verdict => verdict,
+    }
+}
+
+/// The same of one that [`quick`] did not know.
+#[inline(always)]
+pub fn leaves_rarely<T: Tables>(
     packet: &mut impl Packet,
     tables: &T,
     parsed: &mut Parsed,
@@ -141,15 +169,19 @@ pub fn known_leaves<T: Tables>(
     made_here: bool,
 ) -> Verdict {
     let seen = tuple(parsed);
-    let mut sent = seen;
-    if let Some(found) = flow::by_name(tables, &seen.leaving(), &mut sent)
+    let (name, mut sent) = (seen.leaving(), seen);
+    if let Some(found) = flow::by_name(tables, &name, &mut sent)
         && let Some(to_endpoint) = flow::is_to_endpoint(found.live, &sent, &seen)
     {
-        return if to_endpoint {
+        let verdict = if to_endpoint {
             masquerade(packet, tables, parsed, found, &sent)
         } else {
             from_endpoint(packet, tables, parsed, found, &sent)
         };
+        if found.stage == Stage::Established {
+            tables.compare(found.live, &name, &sent);
+        }
+        return verdict;
     }
     if !made_here {
         return Verdict::PASS;
@@ -231,8 +263,8 @@ fn returns<T: Tables>(
     parsed: &mut Parsed,
     seen: &Tuple,
 ) -> Option<Verdict> {
-    let mut sent = *seen;
-    let found = flow::by_name(tables, &seen.at(Seen::Returning), &mut sent)?;
+    let (name, mut sent) = (seen.at(Seen::Returning), *seen);
+    let found = flow::by_name(tables, &name, &mut sent)?;
     let live = found.live;
     if !flow::same(&live.endpoint(), &seen.src)
         || live.endpoint_port() != seen.src_port
@@ -251,10 +283,24 @@ fn returns<T: Tables>(
             return Some(Verdict::drop(Counter::DroppedUnwritable));
         }
     }
-    Some(match packet.rewrite(parsed, End::Destination, &sent.src, port) {
-        Some(()) => Verdict::PASS,
-        None => Verdict::drop(Counter::DroppedUnwritable),
-    })
+    if found.stage == Stage::Established {
+        tables.compare(live, &name, &sent);
+    }
+    Some(packet.rewritten(parsed, End::Destination, &sent.src, port))
+}
+
+/// Finds a source for the masqueraded connection of a packet that leaves ([`flow::masquerade`]).
+///
+/// # Errors
+/// Why the packet must be dropped.
+#[inline(always)]
+pub fn find_source(tables: &impl Tables, parsed: &Parsed) -> Result<(), Verdict> {
+    let name = tuple(parsed).leaving();
+    let mut sent = name;
+    match flow::by_name(tables, &name, &mut sent) {
+        Some(found) if found.live.snat_port() == 0 => flow::masquerade(tables, found, &sent),
+        _ => Ok(()),
+    }
 }
 
 /// SNAT.
@@ -275,10 +321,7 @@ fn masquerade<T: Tables>(
         return verdict;
     }
     let (address, port) = (found.live.snat(), found.live.snat_port());
-    match packet.rewrite(parsed, End::Source, &address, port) {
-        Some(()) => Verdict::PASS,
-        None => Verdict::drop(Counter::DroppedUnwritable),
-    }
+    packet.rewritten(parsed, End::Source, &address, port)
 }
 
 /// Un-DNAT.
@@ -299,10 +342,7 @@ fn from_endpoint<T: Tables>(
     {
         return Verdict::drop(Counter::DroppedUnwritable);
     }
-    match packet.rewrite(parsed, End::Source, &sent.dst, sent.dst_port) {
-        Some(()) => Verdict::PASS,
-        None => Verdict::drop(Counter::DroppedUnwritable),
-    }
+    packet.rewritten(parsed, End::Source, &sent.dst, sent.dst_port)
 }
 
 /// The checksum of an SCTP packet spans all its fragments.

@@ -121,6 +121,14 @@ pub fn renew(tables: &impl Tables, live: Live, sent: &Tuple) {
     }
 }
 
+/// Compares a name with its record, so that it is believed for the rest of the second.
+#[inline(always)]
+pub fn compare(tables: &impl Tables, live: Live, name: &Tuple, sent: &Tuple) {
+    if let Some(known) = tables.named(name) {
+        known.compare(live, sent, tables.seconds());
+    }
+}
+
 /// Opens a connection to an endpoint.
 ///
 /// # Errors
@@ -230,8 +238,8 @@ pub fn claim(tables: &impl Tables, stage: Stage, name: &Tuple, sent: &Tuple, for
         && key != *sent
         && is_named(holder.live, &key, name)
     {
-        // A closed connection gives way, as it does in TIME_WAIT. What else is left of it leads
-        // nowhere, and is swept.
+        // A closed connection gives way, as it does in TIME_WAIT. What else is left of it is believed for
+        // the rest of the second at most, then leads nowhere, and is swept.
         let is_ended = key.protocol == TCP && holder.live.is_closed();
         let is_taken = forced && holder.stage == Stage::New;
         if !is_ended && !is_taken {

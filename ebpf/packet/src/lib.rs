@@ -2,14 +2,17 @@
 //! kernel.
 //!
 //! ```text
-//!  bytes ─▶ parse ─▶ decide ─▶ flow     which connection is it, or is it a new one
+//!  bytes ─▶ parse ─▶ quick               most packets of established connections
+//!                      ▼ the others
+//!                    decide ─▶ flow     which connection is it, or is it a new one
 //!                      │  ├──▶ icmp     errors, echo requests
 //!                      │  └──▶ fragment parts of datagrams
 //!                      ▼
 //!                    rewrite ─▶ checksum        refuse: the packet becomes its refusal
 //! ```
 //!
-//! Read in this order: `packet` and `tables` (what it works on), `parse`, `decide`, then the rest.
+//! Read in this order: `packet` and `tables` (what it works on), `parse`, `quick`, `decide`, then the
+//! rest.
 //! In flow: a [`packet::Packet`], and [`tables::Tables`] to look things up in. Out flow: the packet
 //! rewritten in place, and a [`decide::Verdict`]. Nothing here allocates, logs or panics, and each
 //! loop has a small bound, since the kernel's verifier follows all of it.
@@ -30,6 +33,7 @@ pub mod live;
 pub mod memory;
 pub mod packet;
 pub mod parse;
+pub mod quick;
 pub mod refuse;
 pub mod rewrite;
 pub mod tables;

@@ -1,7 +1,7 @@
-//! A record where it lies, while others may write to it.
+//! A record where it lies, while others may write to it; and a name.
 
 use abi::addr::Addr;
-use abi::flow::{Record, Seen, Tuple, flag, half};
+use abi::flow::{Name, Record, Seen, Tuple, flag, half, name};
 
 use crate::parse::{Parsed, SCTP, Segment, TCP, tcp};
 
@@ -21,11 +21,14 @@ pub enum From {
 
 macro_rules! field {
     ($(#[$doc:meta])* $name:ident: $type:ty) => {
+        field!($(#[$doc])* $name = $name: $type);
+    };
+    ($(#[$doc:meta])* $name:ident = $($field:ident).+: $type:ty) => {
         $(#[$doc])*
         #[inline(always)]
         pub fn $name(self) -> $type {
             // SAFETY: valid by the promise of `new`; plain data, read whole.
-            unsafe { (&raw const (*self.0).$name).read_volatile() }
+            unsafe { (&raw const (*self.0).$($field).+).read_volatile() }
         }
     };
 }
@@ -256,5 +259,115 @@ impl Live {
     #[inline(always)]
     pub fn is_host(self) -> bool {
         self.has(flag::HOST)
+    }
+}
+
+/// A name in `NAMES`, read and written as a record is. What it is read for may be another connection's
+/// by then, which the reader sees by the client's end.
+#[derive(Clone, Copy, Debug)]
+pub struct LiveName(*mut Name);
+
+impl LiveName {
+    /// A name at that place.
+    ///
+    /// # Safety
+    /// As with [`Live::new`].
+    #[inline(always)]
+    pub const unsafe fn new(name: *mut Name) -> Self {
+        Self(name)
+    }
+
+    field!(
+        /// The address that the endpoint sees.
+        snat: Addr
+    );
+    field!(
+        /// The port that the endpoint sees.
+        snat_port: u16
+    );
+    field!(
+        /// What is known of it.
+        flags: u16
+    );
+    field!(
+        /// When it was compared.
+        compared: u32
+    );
+    field!(
+        /// The endpoint's packets since.
+        packets: u32
+    );
+    field!(
+        /// Their bytes.
+        bytes: u64
+    );
+    set!(set_snat, snat: Addr);
+    set!(set_snat_port, snat_port: u16);
+    set!(set_flags, flags: u16);
+    set!(set_compared, compared: u32);
+    set!(set_packets, packets: u32);
+    set!(set_bytes, bytes: u64);
+
+    field!(
+        /// Where the connection comes from.
+        client = sent.src: Addr
+    );
+
+    field!(
+        /// Its port there.
+        client_port = sent.src_port: u16
+    );
+
+    field!(
+        /// Where its client sends to.
+        frontend = sent.dst: Addr
+    );
+
+    field!(
+        /// The port there.
+        frontend_port = sent.dst_port: u16
+    );
+
+    /// Whether it says all that a packet needs which comes in that second.
+    #[inline(always)]
+    pub fn is_plain(self, seconds: u32) -> bool {
+        self.flags() & name::PLAIN != 0 && self.compared() == seconds
+    }
+
+    /// Whether the source is rewritten.
+    #[inline(always)]
+    pub fn is_masqueraded(self) -> bool {
+        self.flags() & name::MASQUERADE != 0
+    }
+
+    /// Notes a packet of the endpoint's.
+    #[inline(always)]
+    pub fn note(self, parsed: &Parsed) {
+        let bytes = u64::from(parsed.end.wrapping_sub(parsed.l3));
+        self.set_packets(self.packets().wrapping_add(1));
+        self.set_bytes(self.bytes().wrapping_add(bytes));
+    }
+
+    /// Compares it with the record: what was counted goes there, what packets need comes here.
+    #[inline(always)]
+    pub fn compare(self, live: Live, sent: &Tuple, seconds: u32) {
+        let packets = self.packets();
+        if packets != 0 {
+            live.set_reply_packets(live.reply_packets().wrapping_add(packets));
+            live.set_reply_bytes(live.reply_bytes().wrapping_add(self.bytes()));
+            self.set_packets(0);
+            self.set_bytes(0);
+        }
+        let masquerades = live.has(flag::MASQUERADE);
+        let is_plain = live.reply() == half::OPEN | half::CONFIRMED
+            && live.client_port() == sent.src_port
+            && !live.is_host()
+            && (!masquerades || live.snat_port() != 0);
+        self.set_snat(live.snat());
+        self.set_snat_port(live.snat_port());
+        self.set_flags(
+            if is_plain { name::PLAIN } else { 0 } | if masquerades { name::MASQUERADE } else { 0 },
+        );
+        self.set_compared(seconds);
     }
 }

@@ -9,11 +9,11 @@ use std::vec::Vec;
 
 use abi::addr::Addr;
 use abi::counter::Counter;
-use abi::flow::{FragmentKey, HeldKey, Ports, Record, Tuple};
+use abi::flow::{FragmentKey, HeldKey, Name, Ports, Record, Tuple};
 
 use crate::checksum::{both, fold16, mended};
 use crate::decide::{self, Verdict};
-use crate::live::Live;
+use crate::live::{Live, LiveName};
 use crate::packet::{Covered, Packet};
 use crate::parse::{Parsed, parse};
 use crate::tables::{Added, Choice, Found, Stage, Tables};
@@ -117,7 +117,7 @@ pub trait Services {
 }
 
 type Flows = RefCell<HashMap<Tuple, Box<UnsafeCell<Record>>>>;
-type Names = RefCell<HashMap<Tuple, Tuple>>;
+type Names = RefCell<HashMap<Tuple, Box<UnsafeCell<Name>>>>;
 
 /// The tables.
 #[derive(Debug)]
@@ -143,7 +143,7 @@ pub struct Memory<S> {
 type Waiting = (u32, Vec<u8>);
 
 /// All connections of a stage, and all names.
-pub type Connections = (Vec<(Tuple, Record)>, Vec<(Tuple, Tuple)>);
+pub type Connections = (Vec<(Tuple, Record)>, Vec<(Tuple, Name)>);
 
 impl<S: Services> Memory<S> {
     /// Tables without a connection.
@@ -173,11 +173,9 @@ impl<S: Services> Memory<S> {
     /// The connections of a stage and their names, in no order.
     pub fn connections(&self, stage: Stage) -> Connections {
         let (flows, names) = self.of(stage);
-        // SAFETY: nothing is decided while this runs, so nobody writes to a record.
-        let record = |record: &UnsafeCell<Record>| unsafe { *record.get() };
         (
-            flows.borrow().iter().map(|(sent, cell)| (*sent, record(cell))).collect(),
-            names.borrow().iter().map(|(name, sent)| (*name, *sent)).collect(),
+            flows.borrow().iter().map(|(sent, cell)| (*sent, copied(cell))).collect(),
+            names.borrow().iter().map(|(name, cell)| (*name, copied(cell))).collect(),
         )
     }
 
@@ -254,6 +252,12 @@ impl<S: Services> Memory<S> {
         flows.insert(*sent, Box::new(UnsafeCell::new(record)));
         Added::Fresh
     }
+}
+
+/// What is in a cell.
+fn copied<V: Copy>(cell: &UnsafeCell<V>) -> V {
+    // SAFETY: a cell stays with one thread, so nobody writes meanwhile, and no reference is kept.
+    unsafe { *cell.get() }
 }
 
 /// How a packet comes to the program.
@@ -382,10 +386,16 @@ impl<S: Services> Tables for Memory<S> {
         self.of(stage).0.borrow_mut().remove(sent);
     }
 
+    fn named(&self, name: &Tuple) -> Option<LiveName> {
+        let names = self.established.1.borrow();
+        // SAFETY: as with a record.
+        names.get(name).map(|known| unsafe { LiveName::new(known.get()) })
+    }
+
     fn name(&self, stage: Stage, name: &Tuple, sent: &mut Tuple) -> bool {
         match self.of(stage).1.borrow().get(name) {
             Some(known) => {
-                *sent = *known;
+                *sent = copied(known).sent;
                 true
             }
             None => false,
@@ -401,7 +411,7 @@ impl<S: Services> Tables for Memory<S> {
         if stage == Stage::Established && names.len() >= room {
             return Added::Full;
         }
-        names.insert(*name, *sent);
+        names.insert(*name, Box::new(UnsafeCell::new(Name::of(*sent))));
         Added::Fresh
     }
 

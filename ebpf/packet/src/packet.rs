@@ -1,6 +1,7 @@
 //! A packet, as far as the decision needs it.
 
 use abi::addr::Addr;
+use abi::counter::Counter;
 
 use crate::decide::{self, Verdict};
 use crate::parse::Parsed;
@@ -68,6 +69,15 @@ pub trait Packet: Sized {
     #[inline(always)]
     fn rewrite(&mut self, parsed: &mut Parsed, end: End, address: &Addr, port: u16) -> Option<()> {
         rewrite::rewrite(self, parsed, end, address, port)
+    }
+
+    /// The same, as the last of what is done to it.
+    #[inline(always)]
+    fn rewritten(&mut self, parsed: &mut Parsed, end: End, address: &Addr, port: u16) -> Verdict {
+        match self.rewrite(parsed, end, address, port) {
+            Some(()) => Verdict::PASS,
+            None => Verdict::drop(Counter::DroppedUnwritable),
+        }
     }
 
     /// The same, where it is seldom wanted: the other end as well.

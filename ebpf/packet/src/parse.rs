@@ -1,6 +1,9 @@
 //! Bytes to [`Parsed`].
 
+use core::mem::offset_of;
+
 use abi::addr::Addr;
+use abi::flow::{Seen, Tuple};
 
 use crate::packet::Packet;
 
@@ -58,19 +61,10 @@ pub struct Segment {
     pub acknowledges: u32,
 }
 
-/// The headers of a packet.
+/// The headers of a packet. It begins as a [`Tuple`] does, so that it serves as a key where it lies.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parsed {
-    /// Where the network header is.
-    pub l3: u32,
-    /// Where the transport header is.
-    pub l4: u32,
-    /// Where the packet ends, without the link's padding.
-    pub end: u32,
-    /// IPv6.
-    pub v6: bool,
-    /// The protocol behind all extension headers.
-    pub protocol: u8,
     /// Source address.
     pub src: Addr,
     /// Destination address.
@@ -79,6 +73,18 @@ pub struct Parsed {
     pub src_port: u16,
     /// Destination port, network byte order; as above.
     pub dst_port: u16,
+    /// The protocol behind all extension headers.
+    pub protocol: u8,
+    seen: u8,
+    pad: u16,
+    /// Where the network header is.
+    pub l3: u32,
+    /// Where the transport header is.
+    pub l4: u32,
+    /// Where the packet ends, without the link's padding.
+    pub end: u32,
+    /// IPv6.
+    pub v6: bool,
     /// Which part of a datagram it is.
     pub fragment: Fragment,
     /// The IPv4 header's checksum, as it stands.
@@ -87,25 +93,57 @@ pub struct Parsed {
     pub segment: Segment,
     /// A UDP datagram without a checksum.
     pub is_unsummed: bool,
+    name: Tuple,
 }
 
 impl Default for Parsed {
     fn default() -> Self {
         Self {
-            l3: 0,
-            l4: 0,
-            end: 0,
-            v6: false,
-            protocol: 0,
             src: Addr::ANY_V6,
             dst: Addr::ANY_V6,
             src_port: 0,
             dst_port: 0,
+            protocol: 0,
+            seen: Seen::Sent as u8,
+            pad: 0,
+            l3: 0,
+            l4: 0,
+            end: 0,
+            v6: false,
             fragment: Fragment::Whole,
             check: 0,
             segment: NO_SEGMENT,
             is_unsummed: false,
+            name: Tuple::default(),
         }
+    }
+}
+
+const _: () = assert!(offset_of!(Parsed, src) == offset_of!(Tuple, src));
+const _: () = assert!(offset_of!(Parsed, dst) == offset_of!(Tuple, dst));
+const _: () = assert!(offset_of!(Parsed, src_port) == offset_of!(Tuple, src_port));
+const _: () = assert!(offset_of!(Parsed, dst_port) == offset_of!(Tuple, dst_port));
+const _: () = assert!(offset_of!(Parsed, protocol) == offset_of!(Tuple, protocol));
+const _: () = assert!(offset_of!(Parsed, seen) == offset_of!(Tuple, seen));
+const _: () = assert!(offset_of!(Parsed, pad) == offset_of!(Tuple, pad));
+const _: () = assert!(align_of::<Parsed>() >= align_of::<Tuple>());
+
+impl Parsed {
+    /// The packet's tuple as it is seen somewhere: a key without a copy.
+    #[inline(always)]
+    pub const fn key(&mut self, seen: Seen) -> &Tuple {
+        (self.seen, self.pad) = (seen as u8, 0);
+        // SAFETY: it begins with the fields of a tuple, at the same places, as asserted above.
+        unsafe { &*(&raw const *self).cast::<Tuple>() }
+    }
+
+    /// The name of both directions ([`Seen::Leaving`]): a key that is kept here, for a program has
+    /// little stack.
+    #[inline(always)]
+    pub const fn name(&mut self) -> &Tuple {
+        let (src, dst) = (&self.src, &self.dst);
+        self.name = Tuple::between(src, self.src_port, dst, self.dst_port, self.protocol);
+        &self.name
     }
 }
 
@@ -116,8 +154,33 @@ pub fn parse(packet: &impl Packet, l3: u32, ethertype: u16, parsed: &mut Parsed)
     if ethertype == 0x0800u16.to_be() {
         parse_v4(packet, l3, packet.len(), parsed)?;
     } else if ethertype == 0x86ddu16.to_be() {
-        parse_v6(packet, l3, packet.len(), parsed)?;
+        parse_v6(packet, l3, packet.len(), parsed, true)?;
     } else {
+        return None;
+    }
+    parse_transport(packet, parsed)
+}
+
+/// The same of a plain packet: TCP or UDP, in one piece, without options or extension headers; `None`
+/// for any other.
+#[inline(always)]
+pub fn parse_plain(
+    packet: &impl Packet,
+    l3: u32,
+    ethertype: u16,
+    parsed: &mut Parsed,
+) -> Option<()> {
+    if ethertype == 0x0800u16.to_be() {
+        parse_v4(packet, l3, packet.len(), parsed)?;
+        if parsed.l4 != l3 + 20 {
+            return None;
+        }
+    } else if ethertype == 0x86ddu16.to_be() {
+        parse_v6(packet, l3, packet.len(), parsed, false)?;
+    } else {
+        return None;
+    }
+    if !matches!(parsed.fragment, Fragment::Whole) || !matches!(parsed.protocol, TCP | UDP) {
         return None;
     }
     parse_transport(packet, parsed)
@@ -127,7 +190,7 @@ pub fn parse(packet: &impl Packet, l3: u32, ethertype: u16, parsed: &mut Parsed)
 #[inline(always)]
 pub fn parse_quoted(packet: &impl Packet, l3: u32, v6: bool, parsed: &mut Parsed) -> Option<()> {
     if v6 {
-        parse_v6(packet, l3, u32::MAX, parsed)?;
+        parse_v6(packet, l3, u32::MAX, parsed, true)?;
     } else {
         parse_v4(packet, l3, u32::MAX, parsed)?;
     }
@@ -201,7 +264,13 @@ const fn fragment(offset: u16, more: bool, id: u32) -> Fragment {
 }
 
 #[inline(always)]
-fn parse_v6(packet: &impl Packet, l3: u32, len: u32, parsed: &mut Parsed) -> Option<()> {
+fn parse_v6(
+    packet: &impl Packet,
+    l3: u32,
+    len: u32,
+    parsed: &mut Parsed,
+    walk: bool,
+) -> Option<()> {
     let head: [u8; 8] = packet.load(l3)?;
     let [version, _, _, _, len_hi, len_lo, next, _] = head;
     let total = 40 + u32::from(u16::from_be_bytes([len_hi, len_lo]));
@@ -214,7 +283,9 @@ fn parse_v6(packet: &impl Packet, l3: u32, len: u32, parsed: &mut Parsed) -> Opt
     if src.is_v4() || dst.is_v4() {
         return None;
     }
-    let (l4, protocol, fragment) = extensions(packet, l3 + 40, next)?;
+    // Without a walk an extension header is a protocol that is not known.
+    let (l4, protocol, fragment) =
+        if walk { extensions(packet, l3 + 40, next)? } else { (l3 + 40, next, Fragment::Whole) };
     parsed.l3 = l3;
     parsed.l4 = l4;
     parsed.end = l3.wrapping_add(total);

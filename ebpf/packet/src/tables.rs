@@ -6,7 +6,7 @@ use abi::flow::{FragmentKey, HeldKey, Ports, Record, Tuple};
 
 use crate::decide::Verdict;
 use crate::flow;
-use crate::live::Live;
+use crate::live::{Live, LiveName};
 use crate::packet::Packet;
 
 /// Which of the two pairs of maps a connection is in.
@@ -135,6 +135,8 @@ pub trait Tables: Sized {
     fn remove_flow(&self, stage: Stage, sent: &Tuple);
     /// Adds the record of a new connection ([`Stage::New`]), which is filled in place.
     fn add_new(&self, sent: &Tuple, fill: impl FnOnce(&mut Record)) -> Added;
+    /// An established connection's name.
+    fn named(&self, name: &Tuple) -> Option<LiveName>;
     /// Whether a connection goes by a name; its key is left in `sent`.
     fn name(&self, stage: Stage, name: &Tuple, sent: &mut Tuple) -> bool;
     /// Adds a name.
@@ -157,6 +159,10 @@ pub trait Tables: Sized {
     /// [`flow::renew`].
     fn renew(&self, live: Live, sent: &Tuple) {
         flow::renew(self, live, sent);
+    }
+    /// [`flow::compare`].
+    fn compare(&self, live: Live, name: &Tuple, sent: &Tuple) {
+        flow::compare(self, live, name, sent);
     }
     /// [`flow::open`].
     fn open(&self, sent: &Tuple, slot: u32, chosen: &Chosen, here: bool) -> Result<(), Verdict> {

@@ -11,7 +11,7 @@ use abi::device::Device;
 use abi::dns::{N_FAMILIES, OwnServer};
 use abi::drop::Dropped;
 use abi::endpoint::Endpoint;
-use abi::flow::{FragmentKey, Held, HeldKey, Ports, Record, Tuple};
+use abi::flow::{FragmentKey, Held, HeldKey, Name, Ports, Record, Tuple};
 use abi::frontend::{FrontendKey, FrontendValue};
 use abi::node::Node;
 use abi::slot::Slot;
@@ -97,9 +97,9 @@ pub(crate) static UDP_PEERS: HashMap<u64, UdpPeer, 65_536> = HashMap::new();
 #[btf_map]
 pub(crate) static FLOWS: HashMap<Tuple, Record, 131_072, ON_DEMAND> = HashMap::new();
 
-/// By which other names does it go?
+/// By which other names does it go, and what do its packets need?
 #[btf_map]
-pub(crate) static NAMES: HashMap<Tuple, Tuple, 262_144, ON_DEMAND> = HashMap::new();
+pub(crate) static NAMES: HashMap<Tuple, Name, 262_144, ON_DEMAND> = HashMap::new();
 
 /// The same of new connections: which is it, as long as it was not displaced?
 #[btf_map]
@@ -132,6 +132,10 @@ pub(crate) static SCRATCH: PerCpuArray<Parsed, 2> = PerCpuArray::new();
 /// What is the record of the connection that is being opened?
 #[btf_map]
 pub(crate) static RECORD: PerCpuArray<Record, 1> = PerCpuArray::new();
+
+/// What is the name that it is given?
+#[btf_map]
+pub(crate) static NAME: PerCpuArray<Name, 1> = PerCpuArray::new();
 
 /// What did the clock say last, and when was it asked?
 #[btf_map]

@@ -2,6 +2,7 @@
 
 use core::arch::asm;
 use core::hint::black_box;
+use core::mem::MaybeUninit;
 
 use abi::addr::Addr;
 use abi::flow::HELD_LEN;
@@ -18,7 +19,7 @@ use packet::decide::Verdict;
 use packet::packet::{Covered, Packet};
 use packet::parse::Parsed;
 use packet::refuse::QUOTED;
-use packet::rewrite::End;
+use packet::rewrite::{self, End};
 use packet::tables::Tables;
 
 use crate::steps;
@@ -107,7 +108,19 @@ impl Skb {
 /// The same for the steps that packets of known connections take, in which nothing that they all pass is
 /// a function of its own: a call costs as much as twenty instructions. It is read and written in place,
 /// as far as its headers are not on pages of a driver's. Other packets are told by a verdict.
-pub(crate) struct Hot(pub(crate) Skb);
+pub(crate) struct Hot {
+    pub(crate) skb: Skb,
+    /// Of a fragment: its ports were found.
+    pub(crate) has_ports: bool,
+    /// What is done to it is seldom done, and a function of its own.
+    pub(crate) rarely: bool,
+}
+
+/// A fragment whose ports are yet to be found.
+pub(crate) const FRAGMENT: Verdict = Verdict(6);
+
+/// A packet of a masqueraded connection that has no source yet.
+pub(crate) const SOURCE: Verdict = Verdict(7);
 
 /// An ICMP message, which is yet to be decided on; else it is [`Verdict::UNKNOWN`] to a frontend.
 pub(crate) const ICMP: Verdict = Verdict(5);
@@ -115,31 +128,31 @@ pub(crate) const ICMP: Verdict = Verdict(5);
 impl Packet for Hot {
     #[inline(always)]
     fn len(&self) -> u32 {
-        self.0.len()
+        self.skb.len()
     }
 
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        self.0.at::<N>(offset).map(read)
+        self.skb.at::<N>(offset).map(read)
     }
 
     #[inline(always)]
     fn store<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> Option<()> {
-        if let Some(at) = self.0.at::<N>(offset) {
+        if let Some(at) = self.skb.at::<N>(offset) {
             write(at, bytes);
             return Some(());
         }
-        self.0.store(offset, bytes)
+        self.skb.store(offset, bytes)
     }
 
     #[inline(always)]
     fn write<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> Option<()> {
-        self.0.write(offset, bytes)
+        self.skb.write(offset, bytes)
     }
 
     #[inline(always)]
     fn mend(&mut self, offset: u32, difference: u32, covered: Covered) -> Option<()> {
-        self.0.mend(offset, difference, covered)
+        self.skb.mend(offset, difference, covered)
     }
 
     /// In place, if a device has not yet to complete the checksum. One that it has is the sum of the
@@ -154,11 +167,11 @@ impl Packet for Hot {
         optional: bool,
     ) -> Option<()> {
         let Some(old) = self.load(offset) else {
-            return steps::mend(self.0, offset, (address, port), optional, parsed.v6);
+            return steps::mend(self.skb, offset, (address, port), optional, parsed.v6);
         };
         let old = u16::from_ne_bytes(old);
         if optional && old == 0 || fold16(both(u32::from(old), address)) == fold16(pseudo(parsed)) {
-            return steps::mend(self.0, offset, (address, port), optional, parsed.v6);
+            return steps::mend(self.skb, offset, (address, port), optional, parsed.v6);
         }
         let difference = port.map_or(address, |port| both(address, port));
         let new = mended(old, difference);
@@ -167,7 +180,7 @@ impl Packet for Hot {
         // IPv4's header sums up to the same as before, so the transport's checksum has changed the sum
         // of the whole packet; over IPv6 the address makes up for it.
         if !parsed.v6 {
-            update_sum(self.0, !address);
+            update_sum(self.skb, !address);
         }
         Some(())
     }
@@ -179,22 +192,31 @@ impl Packet for Hot {
 
     #[inline(always)]
     fn again(&mut self, leaves: bool) {
-        self.0.again(leaves);
+        self.skb.again(leaves);
     }
 
     #[inline(always)]
-    fn fragment(&mut self, tables: &impl Tables, parsed: &mut Parsed, leaves: bool) -> Verdict {
-        self.0.fragment(tables, parsed, leaves)
+    fn fragment(&mut self, _tables: &impl Tables, _parsed: &mut Parsed, _leaves: bool) -> Verdict {
+        if self.has_ports { Verdict::ON } else { FRAGMENT }
     }
 
     #[inline(always)]
     fn resize(&mut self, len: u32) -> Option<()> {
-        self.0.resize(len)
+        self.skb.resize(len)
     }
 
     #[inline(always)]
     fn insert(&mut self, link: u32, n: u32) -> Option<()> {
-        self.0.insert(link, n)
+        self.skb.insert(link, n)
+    }
+
+    #[inline(always)]
+    fn rewrite(&mut self, parsed: &mut Parsed, end: End, address: &Addr, port: u16) -> Option<()> {
+        if self.rarely {
+            steps::rewrite(self.skb, end, address, port)
+        } else {
+            rewrite::rewrite(self, parsed, end, address, port)
+        }
     }
 
     #[inline(always)]
@@ -205,7 +227,7 @@ impl Packet for Hot {
         address: &Addr,
         port: u16,
     ) -> Option<()> {
-        steps::rewrite(self.0, end, address, port)
+        steps::rewrite(self.skb, end, address, port)
     }
 
     #[inline(always)]
@@ -220,12 +242,12 @@ impl Packet for Hot {
 
     #[inline(always)]
     fn unreachable(&mut self, tables: &impl Tables, parsed: &Parsed) -> Verdict {
-        self.0.unreachable(tables, parsed)
+        self.skb.unreachable(tables, parsed)
     }
 
     #[inline(always)]
     fn sum(&self, offset: u32, end: u32) -> Option<u32> {
-        self.0.sum(offset, end)
+        self.skb.sum(offset, end)
     }
 }
 
@@ -239,12 +261,13 @@ impl Packet for Skb {
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "a header")]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        let mut bytes = [0; N];
+        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
         // SAFETY: `bytes` has room for the N bytes.
         let result = unsafe {
             bpf_skb_load_bytes(self.0.cast(), offset, bytes.as_mut_ptr().cast(), N as u32)
         };
-        (result == 0).then_some(bytes)
+        // SAFETY: the helper has written all of them, be it zeros.
+        (result == 0).then(|| unsafe { bytes.assume_init() })
     }
 
     #[inline(always)]

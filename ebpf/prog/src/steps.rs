@@ -5,20 +5,23 @@
 //! returns a number. The headers of the packet are where [`crate::tc::scratch`] finds them.
 
 use abi::addr::Addr;
+use abi::counter::Counter;
 use abi::flow::{Record, Tuple};
 use aya_ebpf::bindings::__sk_buff;
 use packet::decide::Verdict;
-use packet::flow::Found;
 use packet::live::Live;
 use packet::rewrite::End;
-use packet::tables::{Choice, Chosen, Stage};
-use packet::{decide, flow, fragment, icmp, parse, refuse, rewrite};
+use packet::tables::{Choice, Chosen, Found as Destination, Stage};
+use packet::{decide, flow, fragment, icmp, parse, quick, refuse, rewrite};
 
 use crate::dns;
 use crate::lead;
-use crate::skb::{Hot, ICMP, Skb, mend_slowly};
+use crate::skb::{FRAGMENT, Hot, ICMP, SOURCE, Skb, mend_slowly};
 use crate::tables::Kernel;
 use crate::tc::{quoted, scratch};
+
+/// Words from which on [`step_find`] means a slot.
+const FIRST_SLOT: u32 = 3;
 
 /// What a step returns that could not begin: the verifier wants to see the question.
 const NOTHING: u32 = 0;
@@ -98,29 +101,29 @@ step! {
 }
 
 step! {
-    /// Reads the headers; 1 if there are any.
+    /// Reads the headers, which do not all lie in place; 1 if there are any.
     fn step_parse(skb; l3; ) {
-        if parse_in_place(skb, l3) {
-            return 1;
-        }
         let Some(parsed) = scratch() else { return 0 };
         u32::from(parse::parse(&skb, l3, skb.ethertype(), parsed).is_some())
     }
 }
 
 step! {
-    /// Decides on a packet that arrives, unless it is an ICMP message or of no connection that is known.
-    fn step_arrives(skb; ; ) {
+    /// Decides on a packet that arrives, unless it is an ICMP message, of no connection that is known, or
+    /// a fragment whose ports are yet to be found.
+    fn step_arrives(skb; has_ports; ) {
         let Some(parsed) = scratch() else { return 0 };
-        decide::arrives(&mut Hot(skb), &Kernel(skb), parsed).0
+        let mut packet = Hot { skb, has_ports: has_ports != 0, rarely: true };
+        decide::arrives_rarely(&mut packet, &Kernel(skb), parsed).0
     }
 }
 
 step! {
     /// The same of one that leaves.
-    fn step_leaves(skb; ; ) {
+    fn step_leaves(skb; has_ports; ) {
         let Some(parsed) = scratch() else { return 0 };
-        decide::leaves(&mut Hot(skb), &Kernel(skb), parsed, skb.is_made_here()).0
+        let mut packet = Hot { skb, has_ports: has_ports != 0, rarely: true };
+        decide::leaves_rarely(&mut packet, &Kernel(skb), parsed, skb.is_made_here()).0
     }
 }
 
@@ -211,6 +214,14 @@ step! {
 }
 
 step! {
+    /// Compares a name with its record.
+    fn step_compare(skb; ; live: record Record, name: reference Tuple, sent: reference Tuple) {
+        flow::compare(&Kernel(skb), live, name, sent);
+        NOTHING
+    }
+}
+
+step! {
     /// Opens a connection; zero, or a verdict.
     fn step_open(skb; slot, here; sent: reference Tuple, chosen: reference Chosen) {
         word(flow::open(&Kernel(skb), sent, slot, chosen, here != 0))
@@ -219,8 +230,22 @@ step! {
 
 step! {
     /// Finds a source for a connection; zero, or a verdict.
-    fn step_masquerade(skb; stage; live: record Record, sent: reference Tuple) {
-        word(flow::masquerade(&Kernel(skb), Found { live, stage: stage_of(stage) }, sent))
+    fn step_source(skb; ; ) {
+        let Some(parsed) = scratch() else { return 0 };
+        word(decide::find_source(&Kernel(skb), parsed))
+    }
+}
+
+step! {
+    /// What a destination is: [`destination`].
+    fn step_find(skb; port, protocol; address: reference Addr) {
+        #[expect(clippy::cast_possible_truncation, reason = "a port and a protocol")]
+        match lead::find(address, port as u16, protocol as u8) {
+            Destination::Stranger => NOTHING,
+            Destination::Undefined => 1,
+            Destination::Unallocated => 2,
+            Destination::Frontend(slot) => slot.wrapping_add(FIRST_SLOT),
+        }
     }
 }
 
@@ -276,21 +301,34 @@ pub(crate) fn mend(
 #[inline(always)]
 fn parse_in_place(skb: Skb, l3: u32) -> bool {
     let Some(parsed) = scratch() else { return false };
-    parse::parse(&Hot(skb), l3, skb.ethertype(), parsed).is_some()
+    let packet = Hot { skb, has_ports: false, rarely: false };
+    parse::parse_plain(&packet, l3, skb.ethertype(), parsed).is_some()
 }
 
 #[inline(always)]
 pub(crate) fn arrives(skb: Skb, l3: u32) -> Verdict {
-    if step_parse(skb.0, l3) == 0 {
+    if !parse_in_place(skb, l3) && step_parse(skb.0, l3) == 0 {
         return Verdict::PASS;
     }
-    if scratch().is_some_and(|parsed| dns::may_ask(parsed)) {
+    let Some(parsed) = scratch() else { return Verdict::PASS };
+    if dns::may_ask(parsed) {
         match Verdict(step_dns_arrives(skb.0)) {
             Verdict::UNKNOWN => {}
             verdict => return verdict,
         }
     }
-    match Verdict(step_arrives(skb.0)) {
+    match quick::arrives(&mut Hot { skb, has_ports: false, rarely: false }, &Kernel(skb), parsed) {
+        Verdict::UNKNOWN => {}
+        verdict => return verdict,
+    }
+    let verdict = match Verdict(step_arrives(skb.0, 0)) {
+        FRAGMENT => match Verdict(step_fragment(skb.0, 0)) {
+            Verdict::ON => Verdict(step_arrives(skb.0, 1)),
+            verdict => verdict,
+        },
+        verdict => verdict,
+    };
+    match verdict {
         ICMP => Verdict(step_icmp(skb.0, 1)),
         Verdict::UNKNOWN => Verdict(step_to_frontend(skb.0, 0)).before_routing(),
         verdict => verdict,
@@ -299,16 +337,39 @@ pub(crate) fn arrives(skb: Skb, l3: u32) -> Verdict {
 
 #[inline(always)]
 pub(crate) fn leaves(skb: Skb, l3: u32) -> Verdict {
-    if step_parse(skb.0, l3) == 0 {
+    if !parse_in_place(skb, l3) && step_parse(skb.0, l3) == 0 {
         return Verdict::PASS;
     }
-    if skb.is_made_here() && scratch().is_some_and(|parsed| dns::may_answer(parsed)) {
+    let Some(parsed) = scratch() else { return Verdict::PASS };
+    if skb.is_made_here() && dns::may_answer(parsed) {
         match Verdict(step_dns_leaves(skb.0)) {
             Verdict::UNKNOWN => {}
             verdict => return verdict,
         }
     }
-    match Verdict(step_leaves(skb.0)) {
+    match quick::leaves(&mut Hot { skb, has_ports: false, rarely: false }, &Kernel(skb), parsed) {
+        Verdict::UNKNOWN => {}
+        verdict => return verdict,
+    }
+    let mut has_ports = 0;
+    let mut verdict = Verdict(step_leaves(skb.0, has_ports));
+    if verdict == FRAGMENT {
+        match Verdict(step_fragment(skb.0, 1)) {
+            Verdict::ON => {}
+            verdict => return verdict,
+        }
+        has_ports = 1;
+        verdict = Verdict(step_leaves(skb.0, has_ports));
+    }
+    if verdict == SOURCE {
+        if let Err(verdict) = result(step_source(skb.0)) {
+            return verdict;
+        }
+        verdict = Verdict(step_leaves(skb.0, has_ports));
+    }
+    match verdict {
+        // Its connection has ended meanwhile.
+        SOURCE => Verdict::drop(Counter::DroppedNoPort),
         ICMP => Verdict(step_icmp(skb.0, 0)),
         Verdict::UNKNOWN => Verdict(step_to_frontend(skb.0, 1)),
         verdict => verdict,
@@ -356,6 +417,11 @@ pub(crate) fn renew(kernel: &Kernel, live: Live, sent: &Tuple) {
 }
 
 #[inline(always)]
+pub(crate) fn compare(kernel: &Kernel, live: Live, name: &Tuple, sent: &Tuple) {
+    _ = step_compare(kernel.0.0, live.as_ptr().cast_mut(), name, sent);
+}
+
+#[inline(always)]
 pub(crate) fn open(
     kernel: &Kernel,
     sent: &Tuple,
@@ -367,8 +433,13 @@ pub(crate) fn open(
 }
 
 #[inline(always)]
-pub(crate) fn masquerade(kernel: &Kernel, found: Found, sent: &Tuple) -> Result<(), Verdict> {
-    result(step_masquerade(kernel.0.0, found.stage as u32, found.live.as_ptr().cast_mut(), sent))
+pub(crate) fn find(kernel: &Kernel, address: &Addr, port: u16, protocol: u8) -> Destination {
+    match step_find(kernel.0.0, u32::from(port), u32::from(protocol), address) {
+        NOTHING => Destination::Stranger,
+        1 => Destination::Undefined,
+        2 => Destination::Unallocated,
+        word => Destination::Frontend(word.wrapping_sub(FIRST_SLOT)),
+    }
 }
 
 #[inline(always)]

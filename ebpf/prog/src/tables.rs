@@ -6,21 +6,21 @@ use abi::addr::Addr;
 use abi::address::AddressValue;
 use abi::counter::Counter;
 use abi::endpoint::Head;
-use abi::flow::{FragmentKey, Held, HeldKey, Ports, Record, Tuple};
+use abi::flow::{FragmentKey, Held, HeldKey, Name, Ports, Record, Tuple};
 use abi::slot::SERVING;
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_coarse_ns};
 use packet::decide::Verdict;
-use packet::live::Live;
+use packet::live::{Live, LiveName};
 use packet::packet::Packet;
 use packet::tables::{Added, Choice, Chosen, Found, Stage, Tables};
 
 use crate::lead;
 use crate::maps::{
-    ANSWERS, CLOCK, DATAGRAMS, DEVICES, FLOWS, HELD, HOLD, NAMES, NEW_FLOWS, NEW_NAMES, RECORD,
-    Read, count,
+    ANSWERS, CLOCK, DATAGRAMS, DEVICES, FLOWS, HELD, HOLD, NAME, NAMES, NEW_FLOWS, NEW_NAMES,
+    RECORD, Read, count,
 };
-use crate::skb::Skb;
+use crate::skb::{SOURCE, Skb};
 use crate::steps;
 
 /// Answers a second and processor: ICMP errors and echo replies, which anybody can ask for.
@@ -82,7 +82,7 @@ impl Tables for Kernel {
 
     #[inline(always)]
     fn find(&self, address: &Addr, port: u16, protocol: u8) -> Found {
-        lead::find(address, port, protocol)
+        steps::find(self, address, port, protocol)
     }
 
     #[inline(always)]
@@ -226,9 +226,17 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
+    fn named(&self, name: &Tuple) -> Option<LiveName> {
+        let known = NAMES.get_ptr_mut(name)?;
+        // SAFETY: an element of this map is a name as long as the program runs.
+        Some(unsafe { LiveName::new(known) })
+    }
+
+    #[inline(always)]
     fn name(&self, stage: Stage, name: &Tuple, sent: &mut Tuple) -> bool {
         let known = match stage {
-            Stage::Established => NAMES.get_ptr(name),
+            // It begins with the key.
+            Stage::Established => NAMES.get_ptr(name).map(<*const Name>::cast),
             Stage::New => NEW_NAMES.get_ptr(name),
         };
         let Some(known) = known else { return false };
@@ -245,7 +253,13 @@ impl Tables for Kernel {
     #[inline(always)]
     fn add_name(&self, stage: Stage, name: &Tuple, sent: &Tuple) -> Added {
         added(match stage {
-            Stage::Established => NAMES.insert(name, sent, u64::from(BPF_NOEXIST)),
+            Stage::Established => {
+                let Some(value) = NAME.get_ptr_mut(0) else { return Added::Full };
+                // SAFETY: a per-CPU value; the verifier checked the pointer, and no other packet is
+                // decided on this processor meanwhile.
+                let value = unsafe { &*named(value, sent) };
+                NAMES.insert(name, value, u64::from(BPF_NOEXIST))
+            }
             Stage::New => NEW_NAMES.insert(name, sent, u64::from(BPF_NOEXIST)),
         })
     }
@@ -280,19 +294,39 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
+    fn compare(&self, live: Live, name: &Tuple, sent: &Tuple) {
+        steps::compare(self, live, name, sent);
+    }
+
+    #[inline(always)]
     fn open(&self, sent: &Tuple, slot: u32, chosen: &Chosen, here: bool) -> Result<(), Verdict> {
         steps::open(self, sent, slot, chosen, here)
     }
 
     #[inline(always)]
-    fn masquerade(&self, found: packet::flow::Found, sent: &Tuple) -> Result<(), Verdict> {
-        steps::masquerade(self, found, sent)
+    fn masquerade(&self, _found: packet::flow::Found, _sent: &Tuple) -> Result<(), Verdict> {
+        Err(SOURCE)
     }
 
     #[inline(always)]
     fn claim(&self, stage: Stage, name: &Tuple, sent: &Tuple, forced: bool) -> bool {
         steps::claim(self, stage, name, sent, forced)
     }
+}
+
+/// Writes [`Name::of`] a key there: word by word, because the compiler would call a function for it.
+#[inline(always)]
+fn named(name: *mut Name, sent: &Tuple) -> *const Name {
+    let (from, to) = (core::ptr::from_ref(sent).cast::<u64>(), name.cast::<u64>());
+    let of_key = size_of::<Tuple>() / size_of::<u64>();
+    for word in 0..size_of::<Name>() / size_of::<u64>() {
+        // SAFETY: both are as long as their types, which are made of words.
+        unsafe {
+            let value = if word < of_key { from.add(word).read() } else { 0 };
+            to.add(word).write_volatile(value);
+        }
+    }
+    name
 }
 
 #[inline(always)]

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use abi::addr::Addr;
 use abi::endpoint::{Endpoint, Head};
-use abi::flow::{Record, Seen, Tuple, flag, half};
+use abi::flow::{Name, Record, Seen, Tuple, flag, half};
 use abi::frontend::{FrontendKey, FrontendValue};
 use abi::slot::{Kind, N_HEADS, Rules, Slot};
 use load::test_run::Bench;
@@ -55,22 +55,17 @@ impl Way {
         Self { name, program, step, protocol, v6 }
     }
 
-    /// Whether one lookup finds the connection; else there is a name in between.
-    pub(crate) const fn is_direct(self) -> bool {
-        matches!(self.step, Step::Dnat)
-    }
-
     /// The memory that a packet of it needs, one thing after the other: sizes are those of the kernel's
     /// hash table and its entries (48 bytes before the key).
     pub(crate) fn touches(self) -> &'static [Touch] {
         const BUCKET: Touch = Touch { size: 16 };
         const RECORD: Touch = Touch { size: 176 };
-        const NAME: Touch = Touch { size: 128 };
+        const NAME: Touch = Touch { size: 168 };
         const SLOT: Touch = Touch { size: 64 };
         match (self.step, self.protocol) {
             (Step::Dnat, UDP) => &[BUCKET, RECORD, SLOT],
             (Step::Dnat, _) => &[BUCKET, RECORD],
-            (Step::Snat | Step::UnSnat | Step::UnDnat, _) => &[BUCKET, NAME, BUCKET, RECORD],
+            (Step::Snat | Step::UnSnat | Step::UnDnat, _) => &[BUCKET, NAME],
         }
     }
 
@@ -144,10 +139,10 @@ impl Circle {
         };
         bench.hash("FLOWS").unwrap().insert(sent, record, 0).unwrap();
         let leaving = tuple(from, endpoint, way.protocol).leaving();
-        bench.hash("NAMES").unwrap().insert(leaving, sent, 0).unwrap();
+        bench.hash("NAMES").unwrap().insert(leaving, Name::of(sent), 0).unwrap();
         if let Some(snat) = snat {
             let returning = tuple(endpoint, snat, way.protocol).at(Seen::Returning);
-            bench.hash("NAMES").unwrap().insert(returning, sent, 0).unwrap();
+            bench.hash("NAMES").unwrap().insert(returning, Name::of(sent), 0).unwrap();
         }
     }
 

@@ -6,7 +6,7 @@ use abi::addr::Addr;
 use abi::address::{AddressValue, PrefixFlags, RangeKey};
 use abi::device::Device;
 use abi::endpoint::{Endpoint, Head};
-use abi::flow::{FragmentKey, Held, HeldKey, Ports, Record, Tuple};
+use abi::flow::{FragmentKey, Held, HeldKey, Name, Ports, Record, Tuple};
 use abi::frontend::{FrontendKey, FrontendValue};
 use abi::node::Node;
 use abi::slot::{Kind, N_HEADS, Rules, SERVING, Slot};
@@ -129,9 +129,8 @@ pub fn clear(bench: &mut Bench) -> Result<(), TestRunError> {
     for name in ["FLOWS", "NEW_FLOWS"] {
         empty::<Tuple, Record>(bench, name)?;
     }
-    for name in ["NAMES", "NEW_NAMES"] {
-        empty::<Tuple, Tuple>(bench, name)?;
-    }
+    empty::<Tuple, Name>(bench, "NAMES")?;
+    empty::<Tuple, Tuple>(bench, "NEW_NAMES")?;
     empty::<HeldKey, Held>(bench, "HELD")?;
     empty::<FragmentKey, Ports>(bench, "DATAGRAMS")
 }
