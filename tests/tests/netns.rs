@@ -11,6 +11,8 @@ mod cluster_ip;
 mod ebpf_log;
 #[path = "netns/explain.rs"]
 mod explain;
+#[path = "netns/faults.rs"]
+mod faults;
 #[path = "netns/hairpin.rs"]
 mod hairpin;
 #[path = "netns/leftovers.rs"]

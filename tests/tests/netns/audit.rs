@@ -66,7 +66,7 @@ fn what_others_do_to_maps_pins_and_links_is_repaired_within_a_period_and_counted
     }
 }
 
-fn bpftool(node: &Node, args: &[&str]) -> Vec<u8> {
+pub(crate) fn bpftool(node: &Node, args: &[&str]) -> Vec<u8> {
     let output = node.node().command("bpftool").args(args).output().unwrap();
     let words = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "bpftool {args:?}: {words}");
@@ -74,7 +74,7 @@ fn bpftool(node: &Node, args: &[&str]) -> Vec<u8> {
 }
 
 /// Where the maps are pinned: the one directory that bears a schema's number.
-fn maps(node: &Node) -> PathBuf {
+pub(crate) fn maps(node: &Node) -> PathBuf {
     let is_schema = |path: &PathBuf| {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         name.strip_prefix('v').is_some_and(|number| number.parse::<u32>().is_ok())

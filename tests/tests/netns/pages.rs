@@ -4,7 +4,7 @@ use sandbox::traffic::Protocol;
 use tests::cluster::{Cluster, Node, eventually};
 
 /// What `curl` gets: the status code and the text.
-fn get(node: &Node, url: &str) -> (String, String) {
+pub(crate) fn get(node: &Node, url: &str) -> (String, String) {
     let curl = node.node().command("curl");
     let output = curl.args(["-s", "-m", "10", "-w", "\n%{http_code}", url]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
