@@ -33,6 +33,8 @@ use std::time::{Duration, Instant};
 
 use client::{Load, Questions};
 use loadtest::ratio::{quantile, ratio};
+use nix::time::{clock_getcpuclockid, clock_gettime};
+use nix::unistd::Pid;
 use tests::{binary, population};
 
 const SERVICES: u32 = 10_000;
@@ -151,14 +153,10 @@ impl Arm {
     }
 }
 
-/// Processor time of all threads, softirq work in their calls included.
+/// Processor time of all threads, those that have ended and softirq work in their calls included.
 fn cpu(pid: u32) -> Duration {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let nanos = tasks.filter_map(|task| {
-        let text = fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
-        text.split_whitespace().next()?.parse::<u64>().ok()
-    });
-    Duration::from_nanos(nanos.sum())
+    let clock = clock_getcpuclockid(Pid::from_raw(pid.try_into().unwrap())).unwrap();
+    clock_gettime(clock).unwrap().into()
 }
 
 fn pin(pid: u32, core: u32) {
