@@ -19,6 +19,8 @@ const FLOOD: u32 = 80_000;
 /// How often established connections are looked after meanwhile.
 const LOOK: u32 = 4_000;
 
+/// How `fairlead status` calls what comes from loopback and from elsewhere.
+const MARTIAN: &str = " drop_martian";
 /// A port that only attackers send from.
 const MARK: u16 = 6_666;
 /// A port that whoever sends last sends from.
@@ -137,6 +139,29 @@ fn spoofed_datagrams_fill_conntrack_and_leave_established_service_alone() {
     flooded("udp", "len=4", 1);
 }
 
+/// What established connections have room for is taken by a hundred of them: those that come then are
+/// served, but newer ones may displace them, and nobody else.
+#[test]
+fn a_full_table_of_connections_costs_new_ones_only() {
+    let scene = Scene::new(&["--conntrack-max-per-core=1", "--conntrack-min=64"]);
+    swallow(&scene);
+    let mut kept = Kept::new(&scene, false);
+    let [cluster_ip, node_port] = scene.frontends(false, false);
+    let more: Vec<_> = (0..100)
+        .map(|_| {
+            let mut stream = tcp(scene.client.netns(), cluster_ip).unwrap();
+            round_trip(&mut stream).unwrap();
+            stream
+        })
+        .collect();
+    assert!(counted(&scene, " flows_full") > 0, "the table has room for all of {}", more.len());
+    let text = format!("udp 198.18.0.1:1 > {node_port} len=4");
+    flood(&scene, &mut kept, &text, 1);
+    let new = || tcp(scene.client.netns(), cluster_ip).and_then(|mut it| round_trip(&mut it));
+    assert!(wait::until(SOON, || new().is_ok()), "a new connection to {cluster_ip}");
+    kept.go_on();
+}
+
 /// Sees the source ports of what reaches a namespace.
 struct Sniffer(Vec<(UdpSocket, bool)>);
 
@@ -175,6 +200,7 @@ impl Sniffer {
 fn nothing_reaches(scene: &Scene, v6: bool, send: impl Fn(&Wire)) {
     let witnesses =
         [scene.near_pod.netns(), scene.far_pod.netns(), scene.client.netns()].map(Sniffer::new);
+    scene.acquaint(v6);
     let wire = Wire::new(scene.stranger.netns());
     send(&wire);
     let stranger = of(scene.stranger.addresses().both(), v6);
@@ -202,6 +228,7 @@ fn packets_that_claim_to_be_from_loopback_get_nowhere() {
     for v6 in [false, true] {
         let loopback: IpAddr =
             if v6 { [0, 0, 0, 0, 0, 0, 0, 1u16].into() } else { [127, 0, 0, 1].into() };
+        let before = counted(&scene, MARTIAN);
         nothing_reaches(&scene, v6, |wire| {
             for to in [false, true].into_iter().flat_map(|is_far| scene.frontends(is_far, v6)) {
                 let from = SocketAddr::new(loopback, MARK);
@@ -211,6 +238,8 @@ fn packets_that_claim_to_be_from_loopback_get_nowhere() {
                 }
             }
         });
+        let met = counted(&scene, MARTIAN) - before;
+        assert!(met >= 12, "only {met} packets came as far as to the node");
     }
 }
 
@@ -270,7 +299,7 @@ fn neither_strangers_nor_pods_of_this_node_or_another_reach_the_nodes_loopback()
         (pod.addresses(), pod.netns()),
         (scene.far_pod.addresses(), scene.far_pod.netns()),
     ] {
-        let before = martians(&scene);
+        let before = counted(&scene, MARTIAN);
         let wire = Wire::new(netns);
         for loopback in loopbacks {
             let from = SocketAddr::new(of(attacker.both(), loopback.is_ipv6()), MARK);
@@ -281,8 +310,12 @@ fn neither_strangers_nor_pods_of_this_node_or_another_reach_the_nodes_loopback()
             }
         }
         // They came as far as to the node. What is for `::1` any kernel on the way drops itself.
-        let met = wait::until(SOON, || martians(&scene) >= before + 10);
-        assert!(met, "from {attacker:?} only {} came to the node", martians(&scene) - before);
+        let met = wait::until(SOON, || counted(&scene, MARTIAN) >= before + 10);
+        assert!(
+            met,
+            "from {attacker:?} only {} came to the node",
+            counted(&scene, MARTIAN) - before
+        );
     }
     for listener in &listeners {
         let heard = listener.recv_from(&mut [0; 64]);
@@ -290,12 +323,12 @@ fn neither_strangers_nor_pods_of_this_node_or_another_reach_the_nodes_loopback()
     }
 }
 
-/// How many packets from or to loopback addresses the node has dropped.
-fn martians(scene: &Scene) -> u64 {
+/// How often something happened on the node.
+fn counted(scene: &Scene, what: &str) -> u64 {
     let proxied = &scene.proxied;
     let status = proxied.fairlead().status(proxied.node(), proxied.bpffs()).unwrap();
     let text = String::from_utf8(status.stdout).unwrap();
-    let count = text.lines().find_map(|line| line.trim().strip_suffix(" drop_martian"));
+    let count = text.lines().find_map(|line| line.trim().strip_suffix(what));
     count.map_or(0, |count| count.parse().unwrap())
 }
 

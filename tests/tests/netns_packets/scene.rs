@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use sandbox::manifest::{Endpoint, Service};
 use sandbox::netns::Netns;
-use sandbox::{Node, Pod};
+use sandbox::{Node, Pod, wait};
 use tests::cluster::{self, Cluster};
 
 /// The port of both Services.
@@ -86,6 +86,14 @@ impl Scene {
     /// An address of the proxy's node.
     pub(crate) fn node(&self, v6: bool) -> IpAddr {
         of(self.proxied.node().addresses().both(), v6)
+    }
+
+    /// Lets the stranger find the node's link address, which nobody tells to whom forges his own.
+    pub(crate) fn acquaint(&self, v6: bool) {
+        let socket = udp(self.stranger.netns(), v6);
+        let [_, node_port] = self.frontends(false, v6);
+        let is_heard = || datagram_round_trip(&socket, node_port, b"hello");
+        assert!(wait::until(SOON, is_heard), "the stranger reaches {node_port}");
     }
 
     /// The cluster IP and the node port of the near Service, or of the far one.
