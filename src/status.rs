@@ -128,22 +128,26 @@ fn print_services(out: &mut impl Write, bpffs: &Path) -> anyhow::Result<()> {
         services.entry(name).or_default().add(usage);
     }
     for (name, usage) in services {
-        let Served { connections, packets, bytes } = usage.served;
-        write!(out, "{name}: {connections} connections")?;
-        for (n, what) in [
-            (packets, "packets"),
-            (bytes, "bytes"),
-            (usage.refused, "refused"),
-            (usage.dropped, "dropped"),
-        ] {
+        write!(out, "{name}: {}", served(&usage.served))?;
+        for (n, what) in [(usage.refused, "refused"), (usage.dropped, "dropped")] {
             if n > 0 {
                 write!(out, ", {n} {what}")?;
             }
         }
         writeln!(out)?;
-        for (address, served) in usage.endpoints {
-            writeln!(out, "            {address}: {} connections", served.connections)?;
+        for (address, by_endpoint) in usage.endpoints {
+            writeln!(out, "            {address}: {}", served(&by_endpoint))?;
         }
     }
     Ok(())
+}
+
+/// Connections, and what passed the packet programs.
+fn served(served: &Served) -> String {
+    let Served { connections, packets, bytes } = served;
+    let mut text = format!("{connections} connections");
+    if *packets > 0 {
+        text += &format!(", {packets} packets, {bytes} bytes");
+    }
+    text
 }

@@ -9,6 +9,8 @@
 
 #[path = "netns_packets/attacks.rs"]
 mod attacks;
+#[path = "netns_packets/counts.rs"]
+mod counts;
 #[path = "netns_packets/errors.rs"]
 mod errors;
 #[path = "netns_packets/fragments.rs"]

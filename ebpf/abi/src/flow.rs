@@ -289,6 +289,22 @@ pub struct Record {
 }
 
 impl Record {
+    /// Adds the endpoint's packets that only its name knows of.
+    pub const fn add(&mut self, name: &Name) {
+        self.reply_packets = self.reply_packets.wrapping_add(name.packets);
+        self.reply_bytes = self.reply_bytes.wrapping_add(name.bytes);
+    }
+
+    /// Its packets, in both directions.
+    pub fn packets(&self) -> u64 {
+        u64::from(self.forward_packets) + u64::from(self.reply_packets)
+    }
+
+    /// Their bytes.
+    pub const fn bytes(&self) -> u64 {
+        self.forward_bytes.wrapping_add(self.reply_bytes)
+    }
+
     /// Whether both ends are done with it.
     #[inline(always)]
     pub const fn is_closed(forward: u8, reply: u8) -> bool {

@@ -59,6 +59,30 @@ impl Counts {
         }
     }
 
+    /// Begins anew for the endpoint that gets an id: connections that were led to the one before may
+    /// have ended since.
+    pub fn clear_endpoint(&self, id: u32) {
+        for word in self.endpoint_words(id).into_iter().flatten() {
+            word.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Adds the packets of a connection that has ended to its endpoint's.
+    pub fn endpoint_served(&self, id: u32, packets: u64, bytes: u64) {
+        if let Some([_, in_packets, in_bytes, _]) = self.endpoint_words(id) {
+            in_packets.fetch_add(packets, Ordering::Relaxed);
+            in_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// The same of one to an endpoint that its Service port has no more.
+    pub fn gone_served(&self, service: u32, packets: u64, bytes: u64) {
+        if let Some([_, _, _, in_packets, in_bytes, ..]) = self.service_words(service) {
+            in_packets.fetch_add(packets, Ordering::Relaxed);
+            in_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
     /// Begins anew for the Service port that gets an id.
     pub fn clear_service(&self, id: u32) {
         for word in self.service_words(id).into_iter().flatten() {

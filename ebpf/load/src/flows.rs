@@ -54,11 +54,15 @@ pub struct Collected {
 }
 
 impl Flows {
-    /// Removes what has ended.
+    /// Removes what has ended, and shows each record for the last time.
     ///
     /// # Errors
     /// A map cannot be read.
-    pub fn collect(&mut self, lifetimes: &Lifetimes) -> Result<Collected, MapError> {
+    pub fn collect(
+        &mut self,
+        lifetimes: &Lifetimes,
+        mut last: impl FnMut(&Record),
+    ) -> Result<Collected, MapError> {
         let now = seconds();
         let mut collected = Collected::default();
         let mut ended = Vec::new();
@@ -72,12 +76,16 @@ impl Flows {
         }
         for sent in ended {
             // A packet may have come since.
-            let Ok(record) = self.records.get(&sent, 0) else { continue };
+            let Ok(mut record) = self.records.get(&sent, 0) else { continue };
             if is_over(&sent, &record, now, lifetimes) {
+                if let Ok(name) = self.names.get(&leaving(&sent, &record), 0) {
+                    record.add(&name);
+                }
                 // A program may have removed any of them. Names first: they are believed without it.
                 _ = self.names.remove(&leaving(&sent, &record));
                 _ = self.names.remove(&returning(&sent, &record));
                 _ = self.records.remove(&sent);
+                last(&record);
                 collected.ended += 1;
             }
         }

@@ -1,5 +1,6 @@
 //! What others than the writer may look at: maps by their pins, without the lock.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -7,8 +8,10 @@ use std::path::{Path, PathBuf};
 use abi::addr::Addr;
 use abi::address::{AddressValue, PrefixFlags};
 use abi::counter::Counter;
+use abi::flow::{Name, Record, Tuple};
 use abi::frontend::{FrontendKey, FrontendValue};
 use abi::socket::UdpPeer;
+use aya::Pod;
 use aya::maps::{HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
 use thiserror::Error;
 
@@ -151,6 +154,25 @@ impl Pinned {
             .into_iter()
             .map(|counter| Ok((counter, map.get(&(counter as u32), 0)?.iter().sum())))
             .collect()
+    }
+
+    /// The connections that the packet programs translate and whose clients have proved that they
+    /// exist, as they are while others write to them; none where no packets are translated.
+    pub fn flows(&self) -> Vec<Record> {
+        // Connections come and go meanwhile; one that is missed is there at the next look.
+        let mut flows: BTreeMap<Tuple, Record> = self.entries("FLOWS").into_iter().collect();
+        for (_, name) in self.entries::<Name>("NAMES") {
+            if let Some(flow) = flows.get_mut(&name.sent) {
+                flow.add(&name);
+            }
+        }
+        flows.into_values().collect()
+    }
+
+    fn entries<V: Pod>(&self, map: &str) -> Vec<(Tuple, V)> {
+        let map = MapData::from_pin(self.pins.map(map));
+        let map = map.and_then(|data| HashMap::<_, Tuple, V>::try_from(Map::HashMap(data)));
+        map.map(|map| map.iter().filter_map(Result::ok).collect()).unwrap_or_default()
     }
 
     /// Samples of what was dropped.

@@ -20,6 +20,9 @@ use crate::quick;
 use crate::rewrite::End;
 use crate::tables::{Choice, Found as Destination, Stage, Tables};
 
+/// No frontend's.
+const NO_SLOT: u32 = u32::MAX;
+
 /// What to do with a packet: one word, as functions of a program return it.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -362,7 +365,10 @@ pub fn to_frontend<T: Tables>(
     let slot = match tables.find(&sent.dst, sent.dst_port, sent.protocol) {
         Destination::Stranger => return Verdict::PASS,
         Destination::Unallocated => return Verdict::drop(Counter::DroppedUnallocated),
-        Destination::Undefined => return packet.unreachable(tables, parsed),
+        Destination::Undefined => {
+            tables.turned_away(NO_SLOT, true);
+            return packet.unreachable(tables, parsed);
+        }
         Destination::Frontend(slot) => slot,
     };
     if let Some(found) = flow::by_key(tables, sent) {
@@ -377,12 +383,16 @@ pub fn to_frontend<T: Tables>(
     }
     let opened = match tables.choose(slot, &sent.src, here) {
         Choice::Endpoint(chosen) => tables.open(sent, slot, &chosen, here),
-        Choice::Nobody => return packet.unreachable(tables, parsed),
+        Choice::Nobody => {
+            tables.turned_away(slot, true);
+            return packet.unreachable(tables, parsed);
+        }
         Choice::Nowhere => Err(Verdict::drop(Counter::DroppedNoLocal)),
         Choice::NotAllowed => Err(Verdict::drop(Counter::DroppedNotAllowed)),
         Choice::Unsettled => Err(Verdict::drop(Counter::DroppedUnsettled)),
     };
     if let Err(verdict) = opened {
+        tables.turned_away(slot, false);
         return verdict;
     }
     match flow::by_key(tables, sent) {

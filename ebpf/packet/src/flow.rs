@@ -80,6 +80,7 @@ pub fn still_serves(tables: &impl Tables, live: Live) -> bool {
 /// Removes a connection and its names; the record last, so that a name never leads to another's.
 #[inline(always)]
 pub fn forget(tables: &impl Tables, stage: Stage, live: Live, sent: &Tuple) {
+    tables.ended(live);
     tables.remove_name(stage, &live.leaving(sent));
     if live.snat_port() != 0 {
         tables.remove_name(stage, &live.returning(sent, &live.snat(), live.snat_port()));
@@ -180,7 +181,10 @@ pub fn open(
         (record.forward_bytes, record.reply_bytes) = (0, 0);
     });
     match added {
-        Added::Fresh => tables.count(Counter::FlowOpened),
+        Added::Fresh => {
+            tables.count(Counter::FlowOpened);
+            tables.led(chosen.id);
+        }
         // Another processor has just opened it; its packet decides.
         Added::Taken => {}
         Added::Full => return Err(Verdict::drop(Counter::DroppedNoRoom)),
@@ -245,6 +249,7 @@ pub fn claim(tables: &impl Tables, stage: Stage, name: &Tuple, sent: &Tuple, for
         if !is_ended && !is_taken {
             return false;
         }
+        tables.ended(holder.live);
         tables.remove_flow(holder.stage, &key);
     }
     match tables.add_name(stage, name, sent) {

@@ -96,6 +96,10 @@ impl Live {
         slot: u32
     );
     field!(
+        /// Where its endpoint is counted.
+        id: u32
+    );
+    field!(
         /// Its generation of serving endpoints.
         generation: u32
     );

@@ -144,6 +144,13 @@ pub trait Tables: Sized {
     /// Removes a name.
     fn remove_name(&self, stage: Stage, name: &Tuple);
 
+    /// Counts a connection that was led to the endpoint of that id.
+    fn led(&self, _id: u32) {}
+    /// Counts, and tells, that a packet to a frontend was refused, or that it is dropped.
+    fn turned_away(&self, _slot: u32, _refused: bool) {}
+    /// Counts the packets of a connection that is removed.
+    fn ended(&self, _live: Live) {}
+
     /// [`flow::still_serves`].
     fn still_serves(&self, live: Live) -> bool {
         flow::still_serves(self, live)

@@ -15,6 +15,7 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_loop};
 use packet::tables::{Choice, Chosen, Found};
 
+use crate::choose;
 use crate::dns::stands_for;
 use crate::maps::{
     ADDRESSES, AFFINITY, DEVICES, ENDPOINTS, FRONTENDS, NODE, PREFIXES, RANGES, SLOTS,
@@ -99,6 +100,12 @@ fn prefix_flags(address: &Addr) -> u32 {
         Some(flags) => flags.0,
         None => 0,
     }
+}
+
+/// The Service port of a slot; zero if there is none.
+#[inline(always)]
+pub(crate) fn service(slot: u32) -> u32 {
+    choose::content(slot).map_or(0, |content| choose::rules(content).service())
 }
 
 /// A [`Choice`] without its endpoint.

@@ -205,6 +205,34 @@ pub(crate) fn count_dropped(service: u32) {
     }
 }
 
+/// Counts what a connection that has ended carried.
+#[inline(always)]
+pub(crate) fn count_served(id: u32, packets: u64, bytes: u64) {
+    if id != 0
+        && let Some(counts) = ENDPOINT_COUNTS.get_ptr_mut(id)
+    {
+        // SAFETY: the verifier checked the pointer.
+        unsafe {
+            add(&raw mut (*counts).packets, packets);
+            add(&raw mut (*counts).bytes, bytes);
+        }
+    }
+}
+
+/// The same of one to an endpoint that its Service port has no more.
+#[inline(always)]
+pub(crate) fn count_gone(service: u32, packets: u64, bytes: u64) {
+    if service != 0
+        && let Some(counts) = SERVICE_COUNTS.get_ptr_mut(service)
+    {
+        // SAFETY: the verifier checked the pointer.
+        unsafe {
+            add(&raw mut (*counts).gone.packets, packets);
+            add(&raw mut (*counts).gone.bytes, bytes);
+        }
+    }
+}
+
 /// Tells of what was dropped, if there is room to tell it.
 #[inline(always)]
 pub(crate) fn tell(dropped: Dropped) {
@@ -214,11 +242,16 @@ pub(crate) fn tell(dropped: Dropped) {
     }
 }
 
-/// Adds one, whatever other CPUs add meanwhile. The core library has no `fetch_add` for this target.
 #[inline(always)]
 fn add_one(counter: *mut u64) {
+    add(counter, 1);
+}
+
+/// Adds, whatever other CPUs add meanwhile. The core library has no `fetch_add` for this target.
+#[inline(always)]
+fn add(counter: *mut u64, n: u64) {
     // SAFETY: an aligned word of a map, which lives as long as the program.
     unsafe {
-        asm!("lock *(u64 *)({counter} + 0) += {one}", counter = in(reg) counter, one = in(reg) 1u64);
+        asm!("lock *(u64 *)({counter} + 0) += {n}", counter = in(reg) counter, n = in(reg) n);
     }
 }

@@ -6,16 +6,20 @@
 
 use abi::addr::Addr;
 use abi::counter::Counter;
+use abi::drop::Dropped;
 use abi::flow::{Record, Tuple};
 use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use packet::decide::Verdict;
 use packet::live::Live;
+use packet::parse::Parsed;
 use packet::rewrite::End;
 use packet::tables::{Choice, Chosen, Found as Destination, Stage};
 use packet::{decide, flow, fragment, icmp, parse, quick, refuse, rewrite};
 
 use crate::dns;
 use crate::lead;
+use crate::maps::{count_dropped, count_refused, tell};
 use crate::skb::{FRAGMENT, Hot, ICMP, SOURCE, Skb, mend_slowly};
 use crate::tables::Kernel;
 use crate::tc::{quoted, scratch};
@@ -257,6 +261,49 @@ step! {
 }
 
 step! {
+    /// Counts a packet that a frontend's Service port has turned away, and tells of a refusal.
+    fn step_turned_away(skb; slot, refused; ) {
+        let Some(parsed) = scratch() else { return 0 };
+        let service = lead::service(slot);
+        if refused == 0 {
+            count_dropped(service);
+        } else {
+            count_refused(service);
+            tell(told(skb, parsed, Counter::PacketRefused as u32, service));
+        }
+        NOTHING
+    }
+}
+
+step! {
+    /// Tells of a packet that is dropped.
+    fn step_dropped(skb; reason; ) {
+        let Some(parsed) = scratch() else { return 0 };
+        tell(told(skb, parsed, reason, 0));
+        NOTHING
+    }
+}
+
+/// What is told of a packet; refused if it is for that reason.
+#[inline(always)]
+fn told(skb: Skb, parsed: &Parsed, reason: u32, service: u32) -> Dropped {
+    Dropped {
+        // SAFETY: takes nothing, returns a number.
+        at: unsafe { bpf_ktime_get_ns() },
+        src: parsed.src,
+        dst: parsed.dst,
+        src_port: parsed.src_port,
+        dst_port: parsed.dst_port,
+        reason,
+        ifindex: skb.device(),
+        service,
+        protocol: parsed.protocol,
+        told: u8::from(reason == Counter::PacketRefused as u32),
+        pad: [0; 6],
+    }
+}
+
+step! {
     /// Chooses an endpoint: a [`lead::Outcome`].
     fn step_choose(skb; slot, here; client: reference Addr, chosen: result Chosen) {
         lead::try_choose(slot, client, skb.device(), here != 0, chosen) as u32
@@ -451,6 +498,16 @@ pub(crate) fn claim(
     forced: bool,
 ) -> bool {
     step_claim(kernel.0.0, stage as u32, u32::from(forced), name, sent) != 0
+}
+
+#[inline(always)]
+pub(crate) fn turned_away(kernel: &Kernel, slot: u32, refused: bool) {
+    _ = step_turned_away(kernel.0.0, slot, u32::from(refused));
+}
+
+#[inline(always)]
+pub(crate) fn dropped(skb: Skb, reason: u32) {
+    _ = step_dropped(skb.0, reason);
 }
 
 #[inline(always)]

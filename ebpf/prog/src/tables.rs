@@ -18,7 +18,7 @@ use packet::tables::{Added, Choice, Chosen, Found, Stage, Tables};
 use crate::lead;
 use crate::maps::{
     ANSWERS, CLOCK, DATAGRAMS, DEVICES, FLOWS, HELD, HOLD, NAME, NAMES, NEW_FLOWS, NEW_NAMES,
-    RECORD, Read, count,
+    RECORD, Read, count, count_endpoint, count_gone, count_served,
 };
 use crate::skb::{SOURCE, Skb};
 use crate::steps;
@@ -271,6 +271,30 @@ impl Tables for Kernel {
             Stage::Established => NAMES.remove(name),
             Stage::New => NEW_NAMES.remove(name),
         };
+    }
+
+    #[inline(always)]
+    fn led(&self, id: u32) {
+        count_endpoint(id);
+    }
+
+    #[inline(always)]
+    fn turned_away(&self, slot: u32, refused: bool) {
+        steps::turned_away(self, slot, refused);
+    }
+
+    #[inline(always)]
+    fn ended(&self, live: Live) {
+        let (packets, bytes) = (
+            u64::from(live.forward_packets()) + u64::from(live.reply_packets()),
+            live.forward_bytes().wrapping_add(live.reply_bytes()),
+        );
+        // What is open still leads to an endpoint that has gone, whose id may be another's.
+        if live.is_closed() {
+            count_served(live.id(), packets, bytes);
+        } else {
+            count_gone(lead::service(live.slot()), packets, bytes);
+        }
     }
 
     #[inline(always)]

@@ -27,7 +27,7 @@ pub(crate) fn ingress(ctx: *mut __sk_buff, l3: u32) -> i32 {
     let skb = Skb(ctx);
     match steps::arrives(skb, l3) {
         Verdict::ANSWER => redirect(skb.device(), 0),
-        verdict => go(verdict),
+        verdict => go(skb, verdict),
     }
 }
 
@@ -38,7 +38,7 @@ pub(crate) fn egress(ctx: *mut __sk_buff, l3: u32) -> i32 {
     match steps::leaves(skb, l3) {
         Verdict::ANSWER => redirect(skb.device(), u64::from(BPF_F_INGRESS)),
         Verdict::REROUTE => steps::reroute(skb),
-        verdict => go(verdict),
+        verdict => go(skb, verdict),
     }
 }
 
@@ -61,10 +61,11 @@ pub(crate) fn quoted() -> Option<&'static mut Parsed> {
 }
 
 #[inline(always)]
-fn go(verdict: Verdict) -> i32 {
+fn go(skb: Skb, verdict: Verdict) -> i32 {
     match verdict.reason() {
         Some(reason) => {
             count_at(reason);
+            steps::dropped(skb, reason);
             DROP
         }
         None => NEXT,

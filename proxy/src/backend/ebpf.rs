@@ -21,6 +21,7 @@ use abi::node::Node;
 use abi::slot::{N_HEADS, Rules, SERVING, Slot};
 use ipnet::IpNet;
 use load::Dataplane;
+use load::pinned::Pinned;
 
 mod addresses;
 mod audit;
@@ -201,7 +202,9 @@ impl Backend for Ebpf {
             let failed = |error| ActivateError::new(WHAT, error);
             let devices = opened.dataplane.devices().map_err(failed)?;
             let flows = opened.dataplane.flows().map_err(failed)?;
-            opened.packets().take_charge(devices, flows);
+            let tables = Pinned::under(&self.config.bpffs).tables();
+            let tables = tables.map_err(|error| ActivateError::new(WHAT, error))?;
+            opened.packets().take_charge(devices, flows, tables);
         }
         Ok(())
     }

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use abi::flow::Record;
 use load::devices::{Devices, Port};
 use load::flows::{Flows, Lifetimes};
+use load::pinned::Tables;
 use tracing::{debug, info, warn};
 
+use super::usage::Ended;
 use crate::by_family::ByFamily;
 use crate::links;
 use crate::plan::settings::PodSource;
@@ -14,6 +17,8 @@ use crate::plan::settings::PodSource;
 #[derive(Debug, Default)]
 pub struct Packets {
     in_charge: Option<(Devices, Flows)>,
+    /// Where connections that have ended are counted.
+    tables: Option<Tables>,
     lifetimes: Lifetimes,
     pods: ByFamily<Option<PodSource>>,
     /// What was warned of last, lest it be told again and again.
@@ -22,8 +27,9 @@ pub struct Packets {
 
 impl Packets {
     /// Takes charge: attaches the programs.
-    pub(super) fn take_charge(&mut self, devices: Devices, flows: Flows) {
+    pub(super) fn take_charge(&mut self, devices: Devices, flows: Flows, tables: Option<Tables>) {
         self.in_charge = Some((devices, flows));
+        self.tables = tables;
         self.refresh();
     }
 
@@ -90,7 +96,13 @@ impl Packets {
     /// Removes connections that have ended.
     pub fn collect(&mut self) {
         let Some((_, flows)) = &mut self.in_charge else { return };
-        match flows.collect(&self.lifetimes) {
+        let mut ended = self.tables.as_ref().map(Ended::new);
+        let last = |flow: &Record| {
+            if let Some(ended) = &mut ended {
+                ended.add(flow);
+            }
+        };
+        match flows.collect(&self.lifetimes, last) {
             Ok(collected) => debug!(?collected, "connections"),
             Err(error) => warn!("cannot collect connections that have ended: {error}"),
         }

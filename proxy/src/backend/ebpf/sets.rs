@@ -219,6 +219,9 @@ impl Sets {
                 .entry(address)
                 // One that gets no id is counted nowhere.
                 .or_insert_with(|| (ids.claim().unwrap_or(0), 0));
+            if known.1 == 0 {
+                dataplane.counts.clear_endpoint(known.0);
+            }
             if last.replace(address) != Some(address) {
                 known.1 += 1;
             }
