@@ -28,9 +28,26 @@ pub fn line(dropped: &Dropped, started: Duration, names: &Names) -> String {
     };
     let what = if dropped.told == 1 { "refused" } else { "dropped" };
     let reason = Counter::at(dropped.reason).map_or("unknown", Counter::name);
-    let service = names.get(&format!("{to}/{protocol}"));
+    let node_port = || {
+        let any = if to.is_ipv4() { "*" } else { "[*]" };
+        names.get(&format!("{any}:{}/{protocol}", to.port())).filter(|_| is_to_frontend(dropped))
+    };
+    let service = names.get(&format!("{to}/{protocol}")).or_else(node_port);
     let service = service.map(|name| format!(" (Service {name})")).unwrap_or_default();
     format!("{at:9.3} {from} → {to}/{protocol}{service}: {what}, {reason}")
+}
+
+/// Whether it was on account of a Service port, so that an address that no Service has was the node's.
+fn is_to_frontend(dropped: &Dropped) -> bool {
+    const BY_FRONTEND: [Counter; 5] = [
+        Counter::DroppedNoLocal,
+        Counter::DroppedNotAllowed,
+        Counter::DroppedNoRoom,
+        Counter::DroppedNoPort,
+        Counter::DroppedUnsettled,
+    ];
+    dropped.service != 0
+        || Counter::at(dropped.reason).is_some_and(|reason| BY_FRONTEND.contains(&reason))
 }
 
 /// A connected UDP socket in words: what it named, and whom it talks to.
@@ -64,5 +81,25 @@ mod tests {
             line(&dropped, Duration::from_secs(2), &names),
             "    1.500 a socket → 10.96.0.10:80/tcp (Service shop/web): refused, refused"
         );
+    }
+    #[test]
+    fn what_came_to_a_node_port_is_told_with_its_service() {
+        let to_node = |reason: Counter| Dropped {
+            src: Addr::from(IpAddr::from([192, 0, 2, 1])),
+            src_port: 4711_u16.to_be(),
+            dst: Addr::from(IpAddr::from([172, 18, 0, 1])),
+            dst_port: 30_080_u16.to_be(),
+            reason: reason as u32,
+            protocol: 17,
+            ..Dropped::default()
+        };
+        let names = Names::from([("*:30080/udp".to_owned(), "shop/web".to_owned())]);
+        let told = |reason| line(&to_node(reason), Duration::ZERO, &names);
+        assert_eq!(
+            told(Counter::DroppedNoLocal),
+            "    0.000 192.0.2.1:4711 → 172.18.0.1:30080/udp (Service shop/web): dropped, \
+             drop_no_local_endpoint"
+        );
+        assert!(!told(Counter::DroppedMartian).contains("shop/web"));
     }
 }
