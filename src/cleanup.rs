@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use load::pins::Pins;
 use load::probe;
 use proxy::backend::Backend;
+use proxy::backend::iptables::Iptables;
 use proxy::backend::nftables::{self, Nftables};
 use proxy::config::ProxyMode;
 use proxy::status::{Status, file_of};
@@ -29,7 +30,9 @@ pub(crate) struct Args {
 /// A proxy is running, or something cannot be removed.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
-    remove_tables(args, &mut out)?;
+    refuse_while_running(args)?;
+    remove_tables(&mut out)?;
+    remove_chains(&mut out)?;
     if !is_running(args) {
         lead::forget(&file_of(&args.bpffs))?;
     }
@@ -56,17 +59,30 @@ fn is_running(args: &Args) -> bool {
     Status::read(&file_of(&args.bpffs)).is_ok_and(|status| status.is_running())
 }
 
+/// A proxy of a mode that has no lock of its own would put everything back.
+fn refuse_while_running(args: &Args) -> anyhow::Result<()> {
+    let Ok(status) = Status::read(&file_of(&args.bpffs)) else { return Ok(()) };
+    if status.is_running() && status.mode != ProxyMode::Ebpf.name() {
+        anyhow::bail!("the proxy {} is running; stop it first", status.pid);
+    }
+    Ok(())
+}
+
 /// Removes the tables of the nftables mode; without nft there never were any.
-fn remove_tables(args: &Args, out: &mut impl Write) -> anyhow::Result<()> {
+fn remove_tables(out: &mut impl Write) -> anyhow::Result<()> {
     if !nftables::is_installed() {
         return Ok(());
     }
-    let status = Status::read(&file_of(&args.bpffs)).ok();
-    let running = status.filter(Status::is_running);
-    if let Some(status) = running.filter(|status| status.mode == ProxyMode::Nftables.name()) {
-        anyhow::bail!("the proxy {} is running; stop it first", status.pid);
-    }
     Nftables::new().retire()?;
     writeln!(out, "removed the tables ip fairlead and ip6 fairlead, where they were")?;
+    Ok(())
+}
+
+/// Removes the chains of the iptables mode, and kube-proxy's, which are the same.
+fn remove_chains(out: &mut impl Write) -> anyhow::Result<()> {
+    if Iptables::is_there() {
+        Iptables::remove_all()?;
+        writeln!(out, "removed the chains KUBE-* of iptables, the kubelet's aside")?;
+    }
     Ok(())
 }

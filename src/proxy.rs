@@ -18,6 +18,7 @@ use model::feed::FeedReader;
 use model::watch::{Health, Notices, Watch};
 use proxy::backend::Backend;
 use proxy::backend::ebpf::{Addresses, Ebpf, Packets};
+use proxy::backend::iptables::Iptables;
 use proxy::backend::nftables::Nftables;
 use proxy::config::{NodeConfig, ProxyMode};
 use proxy::conntrack::Cleaner;
@@ -102,6 +103,7 @@ pub(crate) struct Proxy {
 enum AnySyncer {
     Ebpf(Box<Syncer<Ebpf>>),
     Nftables(Box<Syncer<Nftables>>),
+    Iptables(Box<Syncer<Iptables>>),
 }
 
 /// What the loop of the eBPF mode is accompanied by.
@@ -165,8 +167,13 @@ impl Proxy {
                 let syncer = Syncer::new(Nftables::new(), node, supports, Box::new(|_| Ok(())))?;
                 (AnySyncer::Nftables(Box::new(syncer)), Beside::default())
             }
-            ProxyMode::Iptables | ProxyMode::Ipvs => anyhow::bail!(
-                "--proxy-mode={}: this build has the modes ebpf and nftables only",
+            ProxyMode::Iptables => {
+                let supports = Arc::new(Iptables::can);
+                let syncer = Syncer::new(Iptables::new(), node, supports, Box::new(|_| Ok(())))?;
+                (AnySyncer::Iptables(Box::new(syncer)), Beside::default())
+            }
+            ProxyMode::Ipvs => anyhow::bail!(
+                "--proxy-mode={}: this build has the modes ebpf, nftables and iptables only",
                 mode.name(),
             ),
         };
@@ -251,6 +258,7 @@ impl AnySyncer {
         match self {
             Self::Ebpf(syncer) => syncer.tell(teller),
             Self::Nftables(syncer) => syncer.tell(teller),
+            Self::Iptables(syncer) => syncer.tell(teller),
         }
     }
 
@@ -264,6 +272,7 @@ impl AnySyncer {
         match self {
             Self::Ebpf(syncer) => spawn_sync(*syncer, feed, rounds, stopped, audit_period),
             Self::Nftables(syncer) => spawn_sync(*syncer, feed, rounds, stopped, audit_period),
+            Self::Iptables(syncer) => spawn_sync(*syncer, feed, rounds, stopped, audit_period),
         }
     }
 }

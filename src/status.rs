@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use load::pinned::Pinned;
 use proxy::backend::ebpf::usage::{self, Served, Usage};
+use proxy::backend::iptables::Iptables;
 use proxy::backend::nftables;
 use proxy::names;
 use proxy::status::{Status, file_of};
@@ -36,10 +37,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let status = Status::read(&file_of(&args.bpffs)).ok();
     let running = status.as_ref().filter(|status| status.is_running());
     let mut out = std::io::stdout().lock();
-    let by_tables = status.as_ref().is_some_and(|status| status.mode == "nftables");
-    let attached = match by_tables {
-        true => print_tables(&mut out)?,
-        false => print_kernel(&mut out, &args.bpffs)?,
+    let attached = match status.as_ref().map(|status| &*status.mode) {
+        Some("nftables") => print_tables(&mut out)?,
+        Some("iptables") => print_chains(&mut out)?,
+        _ => print_kernel(&mut out, &args.bpffs)?,
     };
     match (running, status.as_ref()) {
         (Some(status), _) => print_process(&mut out, status, args.all)?,
@@ -62,6 +63,14 @@ fn print_tables(out: &mut impl Write) -> anyhow::Result<bool> {
     let hooked = nftables::is_hooked();
     let words = if hooked { "hooked" } else { "not hooked, or not there" };
     writeln!(out, "kernel      tables ip fairlead and ip6 fairlead {words}")?;
+    Ok(hooked)
+}
+
+/// Whether packets come through the chains of the iptables mode.
+fn print_chains(out: &mut impl Write) -> anyhow::Result<bool> {
+    let hooked = Iptables::is_hooked();
+    let words = if hooked { "hooked" } else { "not hooked, or not there" };
+    writeln!(out, "kernel      chains KUBE-SERVICES of iptables {words}")?;
     Ok(hooked)
 }
 

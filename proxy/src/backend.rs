@@ -15,7 +15,9 @@ use thiserror::Error as ThisError;
 pub mod ebpf;
 pub mod fake;
 pub mod held;
+pub mod iptables;
 pub mod nftables;
+mod program;
 
 use crate::delta::{Actual, Op};
 use crate::plan::{Frontend, FrontendKey};

@@ -31,6 +31,8 @@ use crate::plan::{At, FrontendKey, Plan, Planner};
 
 /// Between two tries of what keeps failing, at most this long.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// So often what fails is tried again before a backend takes charge without it.
+const TRIES_BEFORE_ACTIVATE: u32 = 3;
 /// How soon a repair that was interfered with is tried again.
 const REPAIR_AGAIN: Duration = Duration::from_secs(1);
 
@@ -232,7 +234,9 @@ impl<B: Backend> Syncer<B> {
         started: Instant,
     ) -> Result<Round, SyncError> {
         let mut outcome = self.apply(ops)?;
-        if !self.active {
+        // Who takes charge takes it over from somebody, and ought to have everything by then.
+        let is_incomplete = outcome.retry_after.is_some() && self.failures <= TRIES_BEFORE_ACTIVATE;
+        if !self.active && !is_incomplete {
             if let Some(check) = self.before_activate.take() {
                 check(self.planner.plan()).map_err(SyncError::Refused)?;
             }

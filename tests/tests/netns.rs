@@ -15,6 +15,8 @@ mod explain;
 mod faults;
 #[path = "netns/hairpin.rs"]
 mod hairpin;
+#[path = "netns/iptables.rs"]
+mod iptables;
 #[path = "netns/leftovers.rs"]
 mod leftovers;
 #[path = "netns/loadtest.rs"]

@@ -3,6 +3,7 @@
 //! ```text
 //! cargo nextest run -P kernel -E 'binary(netns_cases)'               all of them
 //! cargo nextest run -P kernel -E 'binary(netns_cases)' nftables::2.8 one file in one mode
+//! cargo nextest run -P kernel-long                           all files in both variants of iptables
 //! CASE_MODE='mine=--proxy-mode=ebpf --socket-lb=off' cargo nextest run … mine::
 //!                                                                    a mode that is not in the list
 //! ```
@@ -50,7 +51,8 @@ fn main() {
             {
                 continue;
             }
-            let name = format!("{}::{}", mode.name, case.name.trim_end_matches(".txt"));
+            let long = if mode.is_long(&case.name) { "long::" } else { "" };
+            let name = format!("{long}{}::{}", mode.name, case.name.trim_end_matches(".txt"));
             trials.push(Trial::test(name, move || play::play(&case, &mode)));
         }
     }

@@ -201,6 +201,7 @@ fn packages(need: Need, compiler: Compiler, bpf_linker: bool) -> BTreeSet<&'stat
         packages.extend([
             "iproute2",
             "nftables",
+            "iptables",
             "bind9-dnsutils",
             "bpftool",
             "curl",

@@ -212,14 +212,14 @@ impl Nftables {
         let with_settings = ops.iter().any(|op| matches!(op, Op::Settings(_)));
         match self.transact(with_settings, "") {
             Ok(()) => results.extend(staged),
-            Err(NftError::Refused(words)) if ops.len() > 1 && !is_about_us(&words) => {
+            Err(NftError::Refused { words, .. }) if ops.len() > 1 && !is_about_us(&words) => {
                 self.recover(false);
                 let (first, second) = ops.split_at(ops.len() / 2);
                 self.carry_out(first, results);
                 self.carry_out(second, results);
             }
             Err(error) => {
-                self.recover(!matches!(error, NftError::Refused(_)));
+                self.recover(!matches!(error, NftError::Refused { .. }));
                 results.extend(staged.into_iter().map(|staged| {
                     staged.and_then(|effect| match effect {
                         Effect::Unchanged => Ok(effect),

@@ -24,8 +24,10 @@ pub(crate) struct Mode {
 }
 
 /// Name, then what the proxy is told, then how pods are connected.
-const MODES: [(&str, &str, Layout); 10] = [
+const MODES: [(&str, &str, Layout); 12] = [
     ("nftables", "--proxy-mode=nftables", Layout::Routed),
+    ("iptables-nft", "--proxy-mode=iptables", Layout::Routed),
+    (LEGACY, "--proxy-mode=iptables", Layout::Routed),
     ("ebpf", "--proxy-mode=ebpf", Layout::Routed),
     ("ebpf-host", "--proxy-mode=ebpf --socket-lb=host", Layout::Routed),
     ("ebpf-packets", PACKETS, Layout::Routed),
@@ -36,6 +38,9 @@ const MODES: [(&str, &str, Layout); 10] = [
     ("ebpf-masquerade", "--proxy-mode=ebpf", Layout::Masquerade),
     ("ebpf-packets-masquerade", PACKETS, Layout::Masquerade),
 ];
+
+/// Where the kubelet has left a sign that this node uses the legacy variant of iptables.
+const LEGACY: &str = "iptables-legacy";
 
 const PACKETS: &str = "--proxy-mode=ebpf --socket-lb=off";
 
@@ -87,6 +92,17 @@ impl Mode {
     /// Whether a file is played in this mode.
     pub(crate) fn plays(&self, file: &str) -> bool {
         self.layout == Layout::Routed || CORE.contains(&file)
+    }
+
+    /// Whether a file is left to the command that takes its time: the modes of iptables play the
+    /// core whenever anything changes.
+    pub(crate) fn is_long(&self, file: &str) -> bool {
+        self.backend == "iptables" && !CORE.contains(&file)
+    }
+
+    /// Whether the node shows that it uses the legacy variant of iptables.
+    pub(crate) fn is_legacy(&self) -> bool {
+        self.name == LEGACY
     }
 
     /// Whether the node's own sockets are translated.

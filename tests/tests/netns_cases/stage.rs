@@ -71,6 +71,10 @@ impl Stage {
         let mut pods: Vec<Pod> = ["a1", "a2", "a3"].map(|name| node.pod(name).unwrap()).into();
         pods.extend(["b1", "b2", "b3"].map(|name| far.pod(name).unwrap()));
         mode.layout.arrange(node, far, &pods);
+        if mode.is_legacy() {
+            // As the kubelet does.
+            run(node.command("iptables-legacy"), "-t mangle -N KUBE-IPTABLES-HINT");
+        }
         let actor = actor_path();
         let mut crew = Crew::default();
         for node in &nodes {

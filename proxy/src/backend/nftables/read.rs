@@ -26,8 +26,10 @@ pub(super) struct Listed {
 /// Reads the table of a family; `None` if there is none.
 pub(super) fn table(family: Family) -> Result<Option<Listed>, NftError> {
     let Some(text) = program::list(family_name(family), TABLE)? else { return Ok(None) };
-    let json: Json = serde_json::from_slice(&text)
-        .map_err(|error| NftError::Died(format!("a list that is no JSON: {error}")))?;
+    let json: Json = serde_json::from_slice(&text).map_err(|error| NftError::Died {
+        program: "nft",
+        how: format!("a list that is no JSON: {error}"),
+    })?;
     Ok(Some(parse(&json)))
 }
 

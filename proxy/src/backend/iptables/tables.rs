@@ -1,0 +1,411 @@
+//! One family's tables: what the kernel holds, what it should, and the text between. `[pure]`
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use model::name::{Family, ServicePortName};
+
+use super::addresses::{self, Addresses};
+use super::fixed::{self, Charge, Extras, is_list};
+use super::read::Shape;
+use super::rules::{self, Context, Key, Table, Value};
+use crate::plan::{Frontend, FrontendKey, Settings, Undefined};
+
+/// One family's tables.
+#[derive(Debug)]
+pub(super) struct Tables {
+    family: Family,
+    settings: Arc<Settings>,
+    charge: Charge,
+    extras: Extras,
+    /// What should be there, by Service port.
+    ports: BTreeMap<ServicePortName, BTreeMap<FrontendKey, Arc<Frontend>>>,
+    owners: HashMap<FrontendKey, ServicePortName>,
+    addresses: Addresses,
+    /// What each Service port is made of.
+    made: HashMap<ServicePortName, Vec<Key>>,
+    /// What the kernel holds.
+    held: HashMap<Key, Value>,
+    /// What the next transaction changes; `None` removes.
+    pending: BTreeMap<Key, Option<Value>>,
+    dirty: Dirty,
+    undo: Vec<Undo>,
+}
+
+/// What has to be written anew.
+#[derive(Debug, Default)]
+struct Dirty {
+    ports: BTreeSet<ServicePortName>,
+    addresses: BTreeSet<IpAddr>,
+    everything: bool,
+}
+
+/// How things were before an operation.
+#[derive(Debug)]
+enum Undo {
+    Frontend(FrontendKey, Option<Arc<Frontend>>),
+    Address(IpAddr, Option<Undefined>),
+    Settings(Arc<Settings>),
+    Charge(Charge),
+}
+
+impl Tables {
+    /// Tables of which nothing is known.
+    pub(super) fn new(family: Family) -> Self {
+        Self {
+            family,
+            settings: Arc::default(),
+            charge: Charge::No,
+            extras: Extras::default(),
+            ports: BTreeMap::new(),
+            owners: HashMap::new(),
+            addresses: Addresses::new(),
+            made: HashMap::new(),
+            held: HashMap::new(),
+            pending: BTreeMap::new(),
+            dirty: Dirty::default(),
+            undo: Vec::new(),
+        }
+    }
+
+    /// What the kernel was found to hold: all else is written with the next transaction.
+    pub(super) fn found(&mut self, held: HashMap<Key, Value>) {
+        self.held = held;
+        self.pending.clear();
+        self.dirty.everything = true;
+    }
+
+    /// What the kernel can.
+    pub(super) const fn set_extras(&mut self, extras: Extras) {
+        self.extras = extras;
+    }
+
+    pub(super) fn set_settings(&mut self, settings: &Arc<Settings>) {
+        if self.settings != *settings {
+            let before = std::mem::replace(&mut self.settings, Arc::clone(settings));
+            self.undo.push(Undo::Settings(before));
+            self.dirty.everything = true;
+        }
+    }
+
+    /// Whether packets come through the chains.
+    pub(super) fn set_charge(&mut self, charge: Charge) {
+        self.undo.push(Undo::Charge(self.charge));
+        self.charge = charge;
+        self.dirty.everything = true;
+    }
+
+    /// What was taken in so far is how things are.
+    pub(super) fn keep(&mut self) {
+        self.undo.clear();
+    }
+
+    /// How far packets come through the chains.
+    pub(super) const fn charge(&self) -> Charge {
+        self.charge
+    }
+
+    /// Adds, replaces or removes a frontend.
+    pub(super) fn set_frontend(&mut self, key: &FrontendKey, frontend: Option<&Arc<Frontend>>) {
+        let before = self.replace(key, frontend);
+        self.undo.push(Undo::Frontend(*key, before));
+    }
+
+    fn replace(
+        &mut self,
+        key: &FrontendKey,
+        frontend: Option<&Arc<Frontend>>,
+    ) -> Option<Arc<Frontend>> {
+        let before = self.owners.remove(key).and_then(|owner| {
+            let frontends = self.ports.get_mut(&owner);
+            let before = frontends.and_then(|frontends| frontends.remove(key));
+            self.dirty.ports.insert(owner);
+            before
+        });
+        if let Some(frontend) = frontend {
+            let owner = &frontend.service;
+            self.ports.entry(owner.clone()).or_default().insert(*key, Arc::clone(frontend));
+            self.owners.insert(*key, owner.clone());
+            self.dirty.ports.insert(owner.clone());
+        }
+        before
+    }
+
+    /// Says what happens at an address whatever the port.
+    pub(super) fn set_address(&mut self, address: IpAddr, undefined: Option<Undefined>) {
+        // Where node ports are served the address is as good as nobody's.
+        let undefined = undefined.filter(|undefined| *undefined != Undefined::NodePort);
+        let before = match undefined {
+            Some(undefined) => self.addresses.insert(address, undefined),
+            None => self.addresses.remove(&address),
+        };
+        if before != undefined {
+            self.undo.push(Undo::Address(address, before));
+            self.dirty.addresses.insert(address);
+        }
+    }
+
+    /// The next transaction, in the parts that are each carried out at once; empty if there is
+    /// nothing to change.
+    pub(super) fn render(&mut self) -> String {
+        self.stage();
+        if self.pending.is_empty() { String::new() } else { Text::new(self).render() }
+    }
+
+    /// The transaction was carried out.
+    pub(super) fn commit(&mut self) {
+        for (key, value) in std::mem::take(&mut self.pending) {
+            match value {
+                Some(value) => self.held.insert(key, value),
+                None => self.held.remove(&key),
+            };
+        }
+        self.undo.clear();
+    }
+
+    /// It was not, or nobody knows: back to what was asked before. What the kernel holds has to be
+    /// found again.
+    pub(super) fn revert(&mut self) {
+        for undo in std::mem::take(&mut self.undo).into_iter().rev() {
+            match undo {
+                Undo::Frontend(key, before) => drop(self.replace(&key, before.as_ref())),
+                Undo::Address(address, Some(before)) => {
+                    self.addresses.insert(address, before);
+                }
+                Undo::Address(address, None) => {
+                    self.addresses.remove(&address);
+                }
+                Undo::Settings(before) => self.settings = before,
+                Undo::Charge(before) => self.charge = before,
+            }
+        }
+        self.ports.retain(|_, frontends| !frontends.is_empty());
+        self.pending.clear();
+        self.dirty.everything = true;
+    }
+
+    /// Everything goes that others do not refer to.
+    pub(super) fn remove_all(&mut self, asked: &BTreeSet<(Table, Arc<str>)>) {
+        *self = Self { held: std::mem::take(&mut self.held), ..Self::new(self.family) };
+        let is_asked = |key: &Key| match key {
+            Key::Chain(table, chain) => asked.contains(&(*table, Arc::clone(chain))),
+            Key::Rule(..) => false,
+        };
+        let gone = self.held.keys().filter(|key| !is_asked(key));
+        self.pending = gone.map(|key| (key.clone(), None)).collect();
+    }
+
+    /// What the kernel holds.
+    pub(super) const fn held(&self) -> &HashMap<Key, Value> {
+        &self.held
+    }
+
+    /// How many rules there ought to be.
+    pub(super) fn shape(&self) -> Shape {
+        let mut shape = Shape::new();
+        for (key, value) in &self.held {
+            let (table, chain, n) = match key {
+                Key::Chain(table, chain) => (table, chain, value.lines().count()),
+                Key::Rule(table, chain, _) => (table, chain, 1),
+            };
+            *shape.entry((*table, Arc::clone(chain))).or_default() += n;
+        }
+        shape
+    }
+
+    fn context(&self) -> Context<'_> {
+        Context { family: self.family, settings: &self.settings }
+    }
+
+    fn stage(&mut self) {
+        let dirty = std::mem::take(&mut self.dirty);
+        if dirty.everything {
+            return self.stage_everything();
+        }
+        for port in dirty.ports {
+            let made = self.of_port(&port);
+            let now: HashSet<&Key> = made.iter().map(|(key, _)| key).collect();
+            let before = self.made.remove(&port).unwrap_or_default();
+            let gone: Vec<Key> = before.into_iter().filter(|key| !now.contains(key)).collect();
+            if !made.is_empty() {
+                let keys = made.iter().map(|(key, _)| key.clone()).collect();
+                self.made.insert(port, keys);
+            }
+            gone.into_iter().for_each(|key| self.set(key, None));
+            made.into_iter().for_each(|(key, value)| self.set(key, Some(value)));
+        }
+        for address in dirty.addresses {
+            for (key, value) in addresses::around(self.context(), &self.addresses, address) {
+                self.set(key, value);
+            }
+        }
+    }
+
+    fn stage_everything(&mut self) {
+        let mut desired = HashMap::new();
+        desired.extend(fixed::chains(self.context(), self.extras));
+        desired.extend(addresses::all(self.context(), &self.addresses));
+        desired.extend(fixed::jumps(self.charge).into_iter().map(|jump| (jump, Value::default())));
+        let ports: Vec<ServicePortName> = self.ports.keys().cloned().collect();
+        self.made.clear();
+        for port in ports {
+            let made = self.of_port(&port);
+            self.made.insert(port, made.iter().map(|(key, _)| key.clone()).collect());
+            desired.extend(made);
+        }
+        self.pending.clear();
+        let gone: Vec<Key> =
+            self.held.keys().filter(|key| !desired.contains_key(key)).cloned().collect();
+        gone.into_iter().for_each(|key| self.set(key, None));
+        desired.into_iter().for_each(|(key, value)| self.set(key, Some(value)));
+    }
+
+    fn of_port(&mut self, port: &ServicePortName) -> Vec<(Key, Value)> {
+        let Some(frontends) = self.ports.get(port) else { return Vec::new() };
+        if frontends.is_empty() {
+            self.ports.remove(port);
+            return Vec::new();
+        }
+        let frontends: Vec<_> =
+            frontends.iter().map(|(key, frontend)| (*key, Arc::clone(frontend))).collect();
+        rules::of_port(self.context(), port, &frontends)
+    }
+
+    fn set(&mut self, key: Key, value: Option<Value>) {
+        if self.held.get(&key) == value.as_ref() {
+            self.pending.remove(&key);
+        } else {
+            self.pending.insert(key, value);
+        }
+    }
+}
+
+/// A transaction, being written.
+struct Text<'a> {
+    tables: &'a Tables,
+    /// Lists that are written anew, with all their rules.
+    lists: BTreeMap<(Table, &'a str), Vec<&'a str>>,
+    out: String,
+}
+
+/// Which changes are written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// What adds to the rest.
+    Added,
+    /// What takes from it, or puts something in its place.
+    Taken,
+    /// All.
+    Whole,
+}
+
+impl<'a> Text<'a> {
+    fn new(tables: &'a Tables) -> Self {
+        let mut lists = BTreeMap::new();
+        for (key, value) in &tables.pending {
+            if let (Key::Chain(table, chain), Some(_)) = (key, value)
+                && is_list(*table, chain)
+            {
+                lists.insert((*table, &**chain), Vec::new());
+            }
+        }
+        if !lists.is_empty() {
+            let stays = |key: &&Key| !matches!(tables.pending.get(*key), Some(None));
+            let held = tables.held.keys().filter(stays);
+            let fresh = tables.pending.iter().filter(|(_, value)| value.is_some());
+            let fresh = fresh.map(|(key, _)| key).filter(|key| !tables.held.contains_key(key));
+            for key in held.chain(fresh) {
+                if let Key::Rule(table, chain, rule) = key
+                    && let Some(list) = lists.get_mut(&(*table, &**chain))
+                {
+                    list.push(&**rule);
+                }
+            }
+        }
+        Self { tables, lists, out: String::new() }
+    }
+
+    /// Refusals are there before the translation goes, and go after it is there: whoever is
+    /// translated never meets them.
+    fn render(mut self) -> String {
+        self.section(Table::Mangle, Part::Whole);
+        self.section(Table::Filter, Part::Added);
+        self.section(Table::Nat, Part::Whole);
+        self.section(Table::Filter, Part::Taken);
+        self.out
+    }
+
+    fn section(&mut self, table: Table, part: Part) {
+        let changes: Vec<(&'a Key, &'a Option<Value>)> = self
+            .tables
+            .pending
+            .iter()
+            .filter(|(key, value)| self.is_in(key, value.is_some(), table, part))
+            .collect();
+        if changes.is_empty() {
+            return;
+        }
+        self.line(&["*", table.name()]);
+        for (key, _) in &changes {
+            if let Key::Chain(_, chain) = key {
+                self.line(&[":", chain, " - [0:0]"]);
+            }
+        }
+        for (key, value) in &changes {
+            match (key, value) {
+                (Key::Chain(_, chain), Some(value)) => {
+                    for rule in self.lists.remove(&(table, &**chain)).unwrap_or_default() {
+                        self.line(&["-A ", chain, " ", rule]);
+                    }
+                    for rule in value.lines() {
+                        self.line(&["-A ", chain, " ", rule]);
+                    }
+                }
+                (Key::Rule(_, chain, rule), None) => self.line(&["-D ", chain, " ", rule]),
+                (Key::Rule(_, chain, rule), Some(_)) => self.line(&["-I ", chain, " ", rule]),
+                (Key::Chain(..), None) => {}
+            }
+        }
+        for (key, value) in &changes {
+            if let (Key::Chain(_, chain), None) = (key, value) {
+                self.line(&["-X ", chain]);
+            }
+        }
+        self.line(&["COMMIT"]);
+    }
+
+    fn is_in(&self, key: &Key, is_added: bool, table: Table, part: Part) -> bool {
+        let (of, chain) = match key {
+            Key::Chain(of, chain) | Key::Rule(of, chain, _) => (*of, chain),
+        };
+        if of != table {
+            return false;
+        }
+        let adds = match key {
+            Key::Chain(..) => is_added && !self.tables.held.contains_key(key),
+            // They are written with their list, or go with it.
+            Key::Rule(..) if self.is_rewritten(table, chain) => return false,
+            Key::Rule(..) => is_added,
+        };
+        match part {
+            Part::Whole => true,
+            Part::Added => adds,
+            Part::Taken => !adds,
+        }
+    }
+
+    /// Whether a chain is emptied anyway.
+    fn is_rewritten(&self, table: Table, chain: &Arc<str>) -> bool {
+        is_list(table, chain)
+            && self.tables.pending.contains_key(&Key::Chain(table, Arc::clone(chain)))
+    }
+
+    fn line(&mut self, words: &[&str]) {
+        words.iter().for_each(|word| self.out.push_str(word));
+        self.out.push('\n');
+    }
+}
+
+#[cfg(test)]
+mod tests;
