@@ -14,6 +14,7 @@ use proxy::status::{Status, file_of};
 use proxy::{names, reserved};
 
 use crate::node::lead;
+use crate::proxy::choice;
 
 /// Remove everything that a proxy left in the kernel. New connections to Services are not routed
 /// any more then.
@@ -35,6 +36,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     remove_chains(&mut out)?;
     if !is_running(args) {
         lead::forget(&file_of(&args.bpffs))?;
+        let choice = choice::file_of(&file_of(&args.bpffs));
+        if choice.exists() {
+            std::fs::remove_file(choice)?;
+        }
     }
     if !args.bpffs.exists() {
         writeln!(out, "nothing to remove: {} does not exist", args.bpffs.display())?;

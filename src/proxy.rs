@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::Context;
 use load::dns::OwnDns;
 use load::pinned::Pinned;
+use load::pins::Pins;
 use load::{Capacity, Config};
 use model::applied::AppliedWriter;
 use model::feed::FeedReader;
@@ -32,15 +33,20 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tracing::{info, warn};
 
+pub(crate) mod choice;
 mod conntrack_args;
 mod node;
 mod pages;
+mod switch;
 
 use crate::node_args::{NodeArgs, SourceArgs};
 use crate::proxy::conntrack_args::ConntrackArgs;
 use crate::proxy::node::SocketArgs;
 use crate::proxy::pages::{PageArgs, Pages};
+use crate::proxy::switch::Switch;
 
+/// Where maps and links are by default.
+const BPFFS: &str = "/sys/fs/bpf/fairlead";
 /// How often the status file is written, at most.
 const STATUS_PERIOD: Duration = Duration::from_millis(200);
 
@@ -68,7 +74,7 @@ pub(crate) struct KernelArgs {
     #[arg(long, value_name = "PATH")]
     pub(crate) cgroup: Option<PathBuf>,
     /// A directory on a BPF file system, this node's own, for maps and links.
-    #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf/fairlead")]
+    #[arg(long, value_name = "PATH", default_value = BPFFS)]
     bpffs: PathBuf,
     /// How many frontends (address, port and protocol) fit.
     #[arg(long, value_name = "N", default_value_t = Capacity::default().frontends)]
@@ -94,6 +100,7 @@ pub(crate) struct Proxy {
     bpffs: PathBuf,
     syncer: AnySyncer,
     beside: Beside,
+    switch: Switch,
     status: Status,
     audit_period: Duration,
     pages: (PageArgs, [Option<SocketAddr>; 2]),
@@ -144,8 +151,13 @@ impl Proxy {
         kernel: &KernelArgs,
         teller: Option<AppliedWriter>,
     ) -> anyhow::Result<Self> {
-        let mode = node.as_typed()?.mode()?;
-        let mut node = node.meant()?;
+        let mut flags = node.as_typed()?;
+        if flags.is_auto() {
+            let chosen = choice::choose(&file_of(&kernel.bpffs), &kernel.bpffs)?;
+            chosen.name().clone_into(&mut flags.proxy_mode);
+        }
+        let mode = flags.mode()?;
+        let mut node = flags.meant()?;
         // Who waits for routes tells names.
         node.answers_names = teller.is_some();
         let audit_period = kernel.iptables_sync_period;
@@ -181,7 +193,8 @@ impl Proxy {
             syncer.tell(teller);
         }
         let bpffs = kernel.bpffs.clone();
-        Ok(Self { node_name, bpffs, syncer, beside, status, audit_period, pages })
+        let switch = Switch::to(mode, kernel.config(), kernel.sockets.meant());
+        Ok(Self { node_name, bpffs, syncer, beside, switch, status, audit_period, pages })
     }
 
     /// The name of this node's Node object.
@@ -217,6 +230,8 @@ impl Proxy {
         let following = node::follow_addresses(self.beside.addresses)?;
         let following_links = node::follow_links(self.beside.packets)?;
         let by_packets = self.beside.by_packets;
+        // Those that the eBPF mode has connected outlive it.
+        let has_sockets = by_sockets || !Pins::new(&self.bpffs).is_empty();
         let (pages, addresses) = &self.pages;
         let of = Pages {
             observer: self.syncer.observer(),
@@ -229,13 +244,14 @@ impl Proxy {
         tokio::select! {
             ended = &mut syncing => return finished(ended),
             () = watched.task => warn!("the source of objects ended"),
-            () = end_stale_sockets(&self.bpffs, seen.clone(), destroyed), if by_sockets => {}
+            () = end_stale_sockets(&self.bpffs, seen.clone(), destroyed), if has_sockets => {}
             () = remove_stale_flows(seen.clone(), removed), if !by_sockets => {}
             () = following => {}
             () = following_links => {}
             () = node::keep_names(&status_file, seen.clone()), if by_sockets => {}
             () = node::reserve_ports(&status_file, by_packets, seen.clone()), if by_sockets => {}
             () = tell_owners(seen.clone(), watched.notices) => {}
+            () = self.switch.see_to(seen.clone()) => {}
             () = tell(self.status, &status_file, seen, watched.health, [n_destroyed, n_removed]) => {}
             () = drain_log(self.beside.log) => {}
             ended = pages.serve(*addresses, of) => ended?,
@@ -251,6 +267,7 @@ impl AnySyncer {
         match self {
             Self::Ebpf(syncer) => syncer.observer(),
             Self::Nftables(syncer) => syncer.observer(),
+            Self::Iptables(syncer) => syncer.observer(),
         }
     }
 

@@ -132,6 +132,12 @@ pub enum ProxyMode {
 }
 
 impl ProxyMode {
+    /// The mode that is spelled so.
+    pub fn parse(name: &str) -> Option<Self> {
+        let all = [Self::Ebpf, Self::Nftables, Self::Iptables, Self::Ipvs];
+        all.into_iter().find(|mode| mode.name() == name)
+    }
+
     /// How it is spelled.
     pub const fn name(self) -> &'static str {
         match self {

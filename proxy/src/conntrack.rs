@@ -54,6 +54,32 @@ impl Cleaner {
     }
 }
 
+/// How many flows of this network namespace have another destination than they were sent to. They
+/// are translated as long as something is hooked into the kernel that translates.
+///
+/// # Errors
+/// The kernel does not tell its flows.
+pub fn n_translated() -> io::Result<usize> {
+    let mut socket = Socket::new(NETLINK_NETFILTER)?;
+    socket.bind_auto()?;
+    socket.connect(&NetlinkAddr::new(0, 0))?;
+    let mut n = 0;
+    for family in Family::ALL {
+        socket.send(&message::dump_all(family), 0)?;
+        loop {
+            let (datagram, _) = socket.recv_from_full()?;
+            let told = message::translated(&datagram);
+            n += told.n;
+            match told.end {
+                None => {}
+                Some(0 | EINTR) => break,
+                Some(code) => return Err(io::Error::from_raw_os_error(code)),
+            }
+        }
+    }
+    Ok(n)
+}
+
 /// Whether a flow leads to a frontend's address and port, but not to an endpoint of it that serves.
 fn is_stale(flow: &Flow, plan: &Plan, known: &BTreeSet<FrontendKey>) -> bool {
     let key = |at| FrontendKey { at, port: flow.to.port(), protocol: Protocol::Udp };

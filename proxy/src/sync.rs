@@ -77,6 +77,8 @@ pub struct Round {
     /// How often so far something was missing in the kernel that had been applied, and was
     /// applied again.
     pub n_repairs: u64,
+    /// The backend is in charge of new connections.
+    pub is_active: bool,
     /// Endpoints of UDP frontends may differ from those of the round before.
     pub udp_changed: bool,
 }
@@ -277,6 +279,7 @@ impl<B: Backend> Syncer<B> {
             retry_after: outcome.retry_after,
             took: started.elapsed(),
             n_repairs: self.n_repairs,
+            is_active: self.active,
             udp_changed: true,
         })
     }

@@ -187,6 +187,11 @@ impl Node {
         self.fairlead = Fairlead::at(script);
     }
 
+    /// Lets its proxies be another program.
+    pub fn set_program(&mut self, program: &Path) {
+        self.fairlead = Fairlead::at(program.to_owned());
+    }
+
     /// Starts a proxy, and waits until it is in sync.
     pub fn start_proxy(&mut self) {
         self.start_proxy_with(&[]);

@@ -5,6 +5,8 @@
 mod audit;
 #[path = "netns/bad_objects.rs"]
 mod bad_objects;
+#[path = "netns/choice.rs"]
+mod choice;
 #[path = "netns/cluster_ip.rs"]
 mod cluster_ip;
 #[path = "netns/ebpf_log.rs"]
@@ -37,6 +39,8 @@ mod refusal;
 mod restart;
 #[path = "netns/sandbox.rs"]
 mod sandbox_itself;
+#[path = "netns/tour.rs"]
+mod tour;
 #[path = "netns/udp.rs"]
 mod udp;
 #[path = "netns/udp_destroy.rs"]

@@ -84,12 +84,14 @@ impl Iptables {
         found.is_ok_and(|found| charge_of(&found) == Charge::Full)
     }
 
+    /// Whether the programs may be used here.
+    pub fn is_usable() -> bool {
+        Variant::detect().is_ok_and(|variant| Programs::of(variant, Family::V4).find().is_ok())
+    }
+
     /// Whether there is anything of a service proxy's, in either variant.
     pub fn is_there() -> bool {
-        [Variant::Legacy, Variant::Nft].into_iter().any(|variant| {
-            let found = Family::ALL.map(|family| Programs::of(variant, family).find());
-            found.iter().flatten().any(|found| !found.held.is_empty())
-        })
+        [Variant::Legacy, Variant::Nft].into_iter().any(Variant::has_some_of_ours)
     }
 
     /// Removes everything of a service proxy's, from both variants.
@@ -318,10 +320,17 @@ impl Backend for Iptables {
     }
 
     fn drain(&mut self) -> Result<Drained, DrainError> {
-        if self.tables.v4.charge() == Charge::Full {
-            self.set_charge(Charge::Draining)
-                .map_err(|error| DrainError::new("cannot leave new connections alone", error))?;
+        let found = self.variant;
+        for variant in [Variant::Legacy, Variant::Nft, Variant::Plain] {
+            if found == Some(variant) || variant.has_some_of_ours() {
+                self.variant = Some(variant);
+                self.lost = true;
+                self.set_charge(Charge::Draining).map_err(|error| {
+                    DrainError::new("cannot leave new connections alone", error)
+                })?;
+            }
         }
+        self.variant = found;
         Ok(Drained { flows: None })
     }
 

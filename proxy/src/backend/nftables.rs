@@ -366,6 +366,17 @@ pub fn is_installed() -> bool {
     program::version().is_ok()
 }
 
+/// Whether `nft` may be used here.
+pub fn is_usable() -> bool {
+    program::list("ip", TABLE).is_ok()
+}
+
+/// Whether there is a table of ours.
+pub fn is_there() -> bool {
+    let is_there = |family| matches!(program::list(rules::family_name(family), TABLE), Ok(Some(_)));
+    Family::ALL.into_iter().any(is_there)
+}
+
 /// Whether new connections come through the tables.
 pub fn is_hooked() -> bool {
     Family::ALL.into_iter().all(|family| {

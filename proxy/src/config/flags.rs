@@ -117,16 +117,17 @@ impl NodeFlags {
     /// # Errors
     /// No backend has that name.
     pub fn mode(&self) -> Result<ProxyMode, ConfigError> {
-        match self.proxy_mode.as_str() {
-            "" | "auto" | "ebpf" => Ok(ProxyMode::Ebpf),
-            "nftables" => Ok(ProxyMode::Nftables),
-            "iptables" => Ok(ProxyMode::Iptables),
-            "ipvs" => Ok(ProxyMode::Ipvs),
-            other => {
-                let wrong = "is no mode; use auto, ebpf, nftables, iptables or ipvs";
-                Err(error("proxy-mode", other, wrong))
-            }
+        if self.is_auto() {
+            return Ok(ProxyMode::Ebpf);
         }
+        let wrong = "is no mode; use auto, ebpf, nftables, iptables or ipvs";
+        let mode = ProxyMode::parse(&self.proxy_mode);
+        mode.ok_or_else(|| error("proxy-mode", &self.proxy_mode, wrong))
+    }
+
+    /// Whether a node chooses its backend itself. Where there is no node to ask it is eBPF.
+    pub fn is_auto(&self) -> bool {
+        matches!(self.proxy_mode.as_str(), "" | "auto")
     }
 
     /// The wildcard means what an absent flag does: the Node's own addresses.

@@ -42,6 +42,9 @@ const NESTED: u16 = 0x8000;
 
 const TUPLE_ORIG: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
+const STATUS: u16 = 3;
+/// Of the status: the destination is another one.
+const DST_NAT: u32 = 1 << 5;
 const ID: u16 = 12;
 const ZONE: u16 = 18;
 const FILTER: u16 = 25;
@@ -57,28 +60,71 @@ pub(super) fn dump(family: Family) -> Vec<u8> {
     message(GET, REQUEST | DUMP, family, &[tuple, filter].concat())
 }
 
+/// Asks for all flows of a family.
+pub(super) fn dump_all(family: Family) -> Vec<u8> {
+    message(GET, REQUEST | DUMP, family, &[])
+}
+
+/// What a datagram tells of translated flows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Translated {
+    /// How many it has.
+    pub(super) n: usize,
+    /// That no more datagrams follow: an error's number, 0 for none.
+    pub(super) end: Option<i32>,
+}
+
+/// Counts the translated flows in a datagram.
+pub(super) fn translated(datagram: &[u8]) -> Translated {
+    let mut told = Translated::default();
+    for (kind, payload) in messages(datagram) {
+        match kind {
+            NLMSG_DONE => told.end = Some(0),
+            NLMSG_ERROR => told.end = Some(error_of(payload)),
+            _ => {
+                let status = |(kind, value): (u16, &[u8])| {
+                    (kind == STATUS).then(|| value.try_into().ok().map(u32::from_be_bytes))?
+                };
+                let attributes = payload.get(4..).unwrap_or_default();
+                let status = Attributes(attributes).find_map(status).unwrap_or_default();
+                told.n += usize::from(status & DST_NAT != 0);
+            }
+        }
+    }
+    told
+}
+
 /// Deletes a flow.
 pub(super) fn delete(family: Family, flow: &Flow) -> Vec<u8> {
     message(DELETE, REQUEST | ACK, family, &flow.name)
 }
 
 /// Reads a datagram of messages; flows of other protocols are left out.
-pub(super) fn parse(mut datagram: &[u8]) -> Vec<Answer> {
+pub(super) fn parse(datagram: &[u8]) -> Vec<Answer> {
     let mut answers = Vec::new();
-    while let Some(length) = u32_at(datagram, 0).and_then(|length| usize::try_from(length).ok()) {
-        let Some(message) = datagram.get(..length).filter(|_| length >= HEADER) else { break };
-        let payload = message.get(HEADER..).unwrap_or_default();
-        match u16_at(message, 4) {
-            Some(NLMSG_DONE) => answers.push(Answer::Done),
-            Some(NLMSG_ERROR) => {
-                let code = u32_at(payload, 0).unwrap_or_default();
-                answers.push(Answer::Error(code.cast_signed().wrapping_neg()));
-            }
+    for (kind, payload) in messages(datagram) {
+        match kind {
+            NLMSG_DONE => answers.push(Answer::Done),
+            NLMSG_ERROR => answers.push(Answer::Error(error_of(payload))),
             _ => answers.extend(payload.get(4..).and_then(flow).map(Answer::Flow)),
         }
-        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     answers
+}
+
+/// The messages of a datagram, and what each is.
+fn messages(mut datagram: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let length = u32_at(datagram, 0).and_then(|length| usize::try_from(length).ok())?;
+        let message = datagram.get(..length).filter(|_| length >= HEADER)?;
+        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((u16_at(message, 4)?, message.get(HEADER..).unwrap_or_default()))
+    })
+}
+
+fn error_of(payload: &[u8]) -> i32 {
+    let code = u32_at(payload, 0).unwrap_or_default();
+    code.cast_signed().wrapping_neg()
 }
 
 fn flow(attributes: &[u8]) -> Option<Flow> {
@@ -178,6 +224,16 @@ pub(super) mod tests {
     pub(in crate::conntrack) fn flow(to: &str, answered_by: &str) -> Flow {
         let (to, answered_by) = (to.parse().unwrap(), answered_by.parse().unwrap());
         Flow { to, answered_by, name: Vec::new() }
+    }
+
+    #[test]
+    fn translated_flows_are_counted_by_their_status() {
+        let status = |status: u32| attribute(STATUS, &status.to_be_bytes());
+        let of = |status: Vec<u8>| message(GET, 0, Family::V4, &status);
+        let datagram = [of(status(0x1ae)), of(status(0x18e)), of(Vec::new())].concat();
+        assert_eq!(translated(&datagram), Translated { n: 1, end: None });
+        let done = message(NLMSG_DONE, 0, Family::V4, &[]);
+        assert_eq!(translated(&done), Translated { n: 0, end: Some(0) });
     }
 
     /// The attributes of a tuple, as the kernel writes them.

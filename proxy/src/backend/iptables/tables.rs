@@ -8,6 +8,7 @@ use model::name::{Family, ServicePortName};
 
 use super::addresses::{self, Addresses};
 use super::fixed::{self, Charge, Extras, is_list};
+use super::names;
 use super::read::Shape;
 use super::rules::{self, Context, Key, Table, Value};
 use crate::plan::{Frontend, FrontendKey, Settings, Undefined};
@@ -99,11 +100,6 @@ impl Tables {
     /// What was taken in so far is how things are.
     pub(super) fn keep(&mut self) {
         self.undo.clear();
-    }
-
-    /// How far packets come through the chains.
-    pub(super) const fn charge(&self) -> Charge {
-        self.charge
     }
 
     /// Adds, replaces or removes a frontend.
@@ -386,6 +382,8 @@ impl<'a> Text<'a> {
             Key::Chain(..) => is_added && !self.tables.held.contains_key(key),
             // They are written with their list, or go with it.
             Key::Rule(..) if self.is_rewritten(table, chain) => return false,
+            // Refusals are hooked in after the translation, and out before it.
+            Key::Rule(..) if !names::is_ours(chain) => !is_added,
             Key::Rule(..) => is_added,
         };
         match part {

@@ -54,6 +54,13 @@ impl Variant {
         }
     }
 
+    /// Whether there is anything of a service proxy's in its tables.
+    pub(super) fn has_some_of_ours(self) -> bool {
+        let found = |family| Programs::of(self, family).find();
+        self != Self::Plain
+            && Family::ALL.into_iter().any(|it| found(it).is_ok_and(|it| !it.held.is_empty()))
+    }
+
     /// What stands in its tables, of both families together.
     fn found(self) -> Result<Seen, ProgramError> {
         let mut seen = Seen::default();
