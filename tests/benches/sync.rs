@@ -329,9 +329,9 @@ fn chain_of_first(save: &str) -> (String, Vec<String>) {
 
 fn outside(cluster: &Sandbox, node: &Node, mode: &str, services: u32, changes: u32) {
     let me = env::current_exe().unwrap();
-    let client = node.pod(&format!("client-{services}")).unwrap();
+    let client = node.pod(&format!("client-{mode}-{services}")).unwrap();
     let servers: [(u8, Pod, Client); 2] = [1, 2].map(|answer: u8| {
-        let pod = node.pod(&format!("server-{services}-{answer}")).unwrap();
+        let pod = node.pod(&format!("server-{mode}-{services}-{answer}")).unwrap();
         let serve = pod.command(&me).args(["serve".to_owned(), answer.to_string()]);
         let process = Client::start(serve).unwrap();
         (answer, pod, process)
