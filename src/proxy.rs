@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
+use load::devices::Means;
 use load::dns::OwnDns;
 use load::pinned::Pinned;
 use load::pins::Pins;
@@ -76,6 +77,9 @@ pub(crate) struct KernelArgs {
     /// A directory on a BPF file system, this node's own, for maps and links.
     #[arg(long, value_name = "PATH", default_value = BPFFS)]
     bpffs: PathBuf,
+    /// Attach packet programs as on kernels before 6.6.
+    #[arg(long, hide = true)]
+    clsact: bool,
     /// How many frontends (address, port and protocol) fit.
     #[arg(long, value_name = "N", default_value_t = Capacity::default().frontends)]
     max_frontends: u32,
@@ -299,7 +303,7 @@ impl KernelArgs {
         let config = self.config();
         let cgroup = config.cgroup_dir()?;
         let check = Box::new(move |plan: &Plan| pods::check(plan, &cgroup));
-        let by_packets = load::probe::has_tcx();
+        let by_packets = self.clsact || load::probe::has_tcx();
         let backend = Ebpf::new(config).with_sockets(self.sockets.meant()).with_packets(by_packets);
         let mut syncer = Syncer::new(backend, node, node::supports(by_packets), check)?;
         let beside = Beside {
@@ -326,6 +330,7 @@ impl KernelArgs {
                 endpoints: self.max_endpoints,
                 flows: self.conntrack.connections(),
             },
+            means: if self.clsact { Means::Clsact } else { Means::of_this_kernel() },
         }
     }
 }

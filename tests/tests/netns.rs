@@ -7,6 +7,8 @@ mod audit;
 mod bad_objects;
 #[path = "netns/choice.rs"]
 mod choice;
+#[path = "netns/clsact.rs"]
+mod clsact;
 #[path = "netns/cluster_ip.rs"]
 mod cluster_ip;
 #[path = "netns/ebpf_log.rs"]

@@ -29,12 +29,15 @@ const KERNELS: &[(&str, &str)] =
 /// What the cloud kernels have as modules, in the order in which they are loaded.
 const MODULES: &[&str] = &["llc", "stp", "bridge", "veth", "inet_diag", "tcp_diag", "udp_diag"];
 
-/// What the guest does unless told otherwise: the tests of ClusterIP Services with real traffic,
-/// TCP and UDP, over both families, within a node and across nodes. Left out are the two that
-/// send for a few milliseconds only: on an emulated machine the client has hardly begun by then;
-/// and what takes packet programs, for which 6.1 is too old.
-const COMMAND: &str =
-    "/bin/deps/netns --test-threads=1 cluster_ip:: --skip refused --skip by_their_packets";
+/// What the guest does unless told otherwise: it tells how large the programs are, and plays the
+/// tests of ClusterIP Services with real traffic, TCP and UDP, over both families, within a node and
+/// across nodes. Left out are the two that send for a few milliseconds only: on an emulated machine
+/// the client has hardly begun by then; and what takes packet programs, which 6.1 refuses.
+const COMMAND: &str = "sh -c '/bin/deps/kernel_programs --nocapture && \
+    /bin/deps/netns --test-threads=1 cluster_ip:: --skip refused --skip by_their_packets'";
+
+/// What it does when it is asked for the programs only.
+const PROGRAMS: &str = "/bin/deps/kernel_programs --nocapture";
 
 /// The guest may take this long, on a machine that emulates it.
 const LIMIT_SECONDS: &str = "300";
@@ -52,6 +55,9 @@ pub(crate) struct Vm {
     /// Only this kernel: 6.1 or 6.12
     #[arg(long, value_parser = ["6.1", "6.12"])]
     kernel: Option<String>,
+    /// Only load the programs, and tell how large they are and what verifying them took
+    #[arg(long)]
+    programs: bool,
     /// More files for the guest's /bin, statically linked
     #[arg(long = "file", value_name = "FILE")]
     files: Vec<PathBuf>,
@@ -66,7 +72,7 @@ impl Vm {
         setup::run(workspace, Need::Build)?;
         setup::run(workspace, Need::Vm)?;
         let dir = workspace.root().join("target/vm");
-        let mut files = static_binaries(workspace, &dir)?;
+        let mut files = static_binaries(workspace, &dir, self.programs)?;
         let more = self.files.iter().map(|file| (file.clone(), format!("bin/{}", file_name(file))));
         files.extend(more);
         let busybox = unpacked(&dir, "busybox-static")?.join("bin/busybox");
@@ -80,36 +86,73 @@ impl Vm {
     }
 
     fn command(&self) -> String {
-        if self.command.is_empty() { COMMAND.to_owned() } else { self.command.join(" ") }
+        match &*self.command {
+            [] if self.programs => PROGRAMS.to_owned(),
+            [] => COMMAND.to_owned(),
+            words => words.join(" "),
+        }
     }
 }
 
 /// A file, and its place in the guest.
 type Placed = (PathBuf, String);
 
-/// The binary and its tests without a dynamic linker, stripped, so that they fit the memory.
-fn static_binaries(workspace: &Workspace, dir: &Path) -> anyhow::Result<Vec<Placed>> {
+/// The binary and its tests without a dynamic linker, stripped, so that they fit the memory; or the one
+/// test that takes neither.
+fn static_binaries(
+    workspace: &Workspace,
+    dir: &Path,
+    programs_only: bool,
+) -> anyhow::Result<Vec<Placed>> {
     build::objects(workspace)?;
-    let cargo = |label: &str, args: &[&str]| {
-        workspace
-            .cargo(label)
-            .args(args)
-            .args(["--target", TARGET])
-            .without_env(SCRUB)
-            .env("CARGO_TARGET_DIR", dir.join("build"))
-            .env("RUSTFLAGS", "-C target-feature=+crt-static")
-    };
-    let tests = &["test", "--package", "tests", "--test", "netns", "--no-run"];
-    cargo("fairlead, static", &["build", "--package", "fairlead", "--bins"]).show()?;
-    cargo("its tests, static", tests).show()?;
-    let messages = cargo("tests", tests).args(["--message-format", "json"]).text();
-    let test = messages.as_deref().and_then(executable).context("cargo built no test netns")?;
-    let binary = dir.join("build").join(TARGET).join("debug/fairlead");
-    // Tests look for the binary above the folder that they lie in.
-    Ok(vec![
-        (stripped(&binary, &dir.join("fairlead"))?, "bin/fairlead".to_owned()),
-        (stripped(&test, &dir.join("netns"))?, "bin/deps/netns".to_owned()),
-    ])
+    let mut placed = static_tests(workspace, dir, "load", &["kernel_programs"])?;
+    if !programs_only {
+        static_cargo(workspace, dir, "fairlead", &["build", "--package", "fairlead", "--bins"])
+            .show()?;
+        placed.extend(static_tests(workspace, dir, "tests", &["netns"])?);
+        // Tests look for the binary above the folder that they lie in.
+        let binary = dir.join("build").join(TARGET).join("debug/fairlead");
+        placed.push((stripped(&binary, &dir.join("fairlead"))?, "bin/fairlead".to_owned()));
+    }
+    // It is looked for where it was when the test was built.
+    let table = workspace.root().join("ebpf/load/tests/programs.txt");
+    let place = table.strip_prefix("/").unwrap_or(&table).display().to_string();
+    placed.push((table, place));
+    Ok(placed)
+}
+
+/// Builds tests of a package.
+fn static_tests(
+    workspace: &Workspace,
+    dir: &Path,
+    package: &str,
+    names: &[&str],
+) -> anyhow::Result<Vec<Placed>> {
+    let named = names.iter().flat_map(|name| ["--test", name]);
+    let args: Vec<&str> =
+        ["test", "--package", package, "--no-run"].into_iter().chain(named).collect();
+    static_cargo(workspace, dir, "tests", &args).show()?;
+    let messages =
+        static_cargo(workspace, dir, "tests", &args).args(["--message-format", "json"]).text();
+    let messages = messages.context("cargo built no tests")?;
+    names
+        .iter()
+        .map(|name| {
+            let test = executable(&messages, name)
+                .with_context(|| format!("cargo built no test {name}"))?;
+            Ok((stripped(&test, &dir.join(name))?, format!("bin/deps/{name}")))
+        })
+        .collect()
+}
+
+fn static_cargo(workspace: &Workspace, dir: &Path, what: &str, args: &[&str]) -> Step {
+    workspace
+        .cargo(&format!("{what}, static"))
+        .args(args)
+        .args(["--target", TARGET])
+        .without_env(SCRUB)
+        .env("CARGO_TARGET_DIR", dir.join("build"))
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
 }
 
 fn stripped(from: &Path, to: &Path) -> anyhow::Result<PathBuf> {
@@ -117,12 +160,13 @@ fn stripped(from: &Path, to: &Path) -> anyhow::Result<PathBuf> {
     Ok(to.to_owned())
 }
 
-/// The last test that cargo's messages tell of; programs that it is to run are built beside it.
-fn executable(messages: &str) -> Option<PathBuf> {
+/// The test of that name that cargo's messages tell of; programs that it is to run are built beside it.
+fn executable(messages: &str, name: &str) -> Option<PathBuf> {
     let executable = |line: &str| {
         let message: Value = serde_json::from_str(line).ok()?;
-        let kinds = message.get("target")?.get("kind")?.as_array()?;
-        if !kinds.iter().any(|kind| kind == "test") {
+        let target = message.get("target")?;
+        let kinds = target.get("kind")?.as_array()?;
+        if target.get("name")? != name || !kinds.iter().any(|kind| kind == "test") {
             return None;
         }
         message.get("executable")?.as_str().map(PathBuf::from)
@@ -166,7 +210,9 @@ impl Guest {
         install(busybox, &root.join("bin/busybox"))?;
         symlink("busybox", root.join("bin/sh")).context("linking the guest's shell")?;
         for (file, place) in files {
-            install(file, &root.join(place))?;
+            let to = root.join(place);
+            fs::create_dir_all(to.parent().unwrap_or(&root)).context("laying out the guest")?;
+            install(file, &to)?;
         }
         for (index, name) in MODULES.iter().enumerate() {
             self.module(name, &root.join(format!("modules/{index}-{name}.ko")))?;
@@ -265,7 +311,8 @@ mod tests {
     fn the_test_is_found_in_what_cargo_says() {
         let artifact = |kind: &str, path: &str| {
             format!(
-                "{{\"reason\":\"compiler-artifact\",\"target\":{{\"kind\":[\"{kind}\"]}},\
+                "{{\"reason\":\"compiler-artifact\",\
+                 \"target\":{{\"name\":\"netns\",\"kind\":[\"{kind}\"]}},\
                  \"executable\":{path}}}\n"
             )
         };
@@ -274,7 +321,8 @@ mod tests {
         let program = artifact("bin", "\"/t/names-client\"");
         let messages =
             format!("{library}{test}{program}{{\"reason\":\"build-finished\",\"success\":true}}\n");
-        assert_eq!(executable(&messages).unwrap().to_str(), Some("/t/netns-1"));
+        assert_eq!(executable(&messages, "netns").unwrap().to_str(), Some("/t/netns-1"));
+        assert_eq!(executable(&messages, "netns_cases"), None);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Attaches the packet programs to network devices (tcx), and keeps `DEVICES`.
+//! Attaches the packet programs to network devices (tcx, or clsact), and keeps `DEVICES`.
 //!
 //! A pinned link outlives the process, and goes with its device; the next process finds it by the
 //! device's index and puts its program behind it.
@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use abi::addr::Addr;
 use abi::device::Device;
@@ -16,9 +16,11 @@ use abi::node::Node;
 use aya::maps::{Array, HashMap, MapData};
 use thiserror::Error;
 
-use crate::pins::Pins;
+use crate::clsact;
+use crate::pins::{self, Pins};
+use crate::probe;
 use crate::standing::{self, Link};
-use crate::sys::{self, TcxHook};
+use crate::sys::{self, Hook};
 
 /// A network device by which packets enter or leave.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,8 +75,25 @@ pub struct Devices {
     pub(crate) known: HashMap<MapData, u32, Device>,
     pub(crate) node: Array<MapData, Node>,
     pub(crate) pins: Pins,
+    pub(crate) by: Means,
     /// What each device had when it was attached to last.
     pub(crate) attached: BTreeMap<u32, (Port, Attachment)>,
+}
+
+/// By what programs are attached to devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Means {
+    /// Links (Linux 6.6).
+    Tcx,
+    /// Filters of the clsact qdisc.
+    Clsact,
+}
+
+impl Means {
+    /// The best that this kernel has.
+    pub fn of_this_kernel() -> Self {
+        if probe::has_tcx() { Self::Tcx } else { Self::Clsact }
+    }
 }
 
 /// What stands in the kernel for a device.
@@ -131,10 +150,10 @@ impl Devices {
     }
 
     fn attachment(&self, index: u32) -> Attachment {
-        let link = |hook: TcxHook| standing::link(&self.pins.device(index, hook.name()));
+        let link = |hook: Hook| standing::link(&self.pins.device(index, hook.name()));
         Attachment {
             known: self.known.get(&index, 0).ok(),
-            links: [TcxHook::Ingress, TcxHook::Egress].map(link),
+            links: [Hook::Ingress, Hook::Egress].map(link),
         }
     }
 
@@ -162,33 +181,52 @@ impl Devices {
         let (ingress, egress) =
             if port.ethernet { (ingress, egress) } else { (ingress_l3, egress_l3) };
         // What was translated when it arrived must find the way back when it leaves.
-        self.attach(port, TcxHook::Egress, egress)?;
-        self.attach(port, TcxHook::Ingress, ingress)
+        self.attach(port, Hook::Egress, egress)?;
+        self.attach(port, Hook::Ingress, ingress)
     }
 
-    fn attach(&self, port: &Port, hook: TcxHook, program: &OwnedFd) -> Result<(), AttachError> {
-        let failed =
-            |source| AttachError::Attach { name: port.name.clone(), program: hook.name(), source };
-        let path = self.pins.device(port.index, hook.name());
-        if let Ok(link) = sys::object_get(&path) {
+    fn attach(&self, port: &Port, hook: Hook, program: &OwnedFd) -> Result<(), AttachError> {
+        let (link, filter) =
+            (self.pins.device(port.index, hook.name()), self.pins.filter(port.index, hook.name()));
+        let attached = fs::create_dir_all(self.pins.devices_dir()).and_then(|()| match self.by {
+            Means::Tcx => Self::attach_link(port, hook, program, &link),
+            Means::Clsact => clsact::attach(program, &port.name, hook, &filter),
+        });
+        // What a former process attached by the other means goes only now.
+        let other = if self.by == Means::Tcx { filter } else { link };
+        attached
+            .and_then(
+                |()| {
+                    if other.exists() { pins::remove_device(port.index, &other) } else { Ok(()) }
+                },
+            )
+            .map_err(|source| AttachError::Attach {
+                name: port.name.clone(),
+                program: hook.name(),
+                source,
+            })
+    }
+
+    fn attach_link(port: &Port, hook: Hook, program: &OwnedFd, path: &Path) -> io::Result<()> {
+        if let Ok(link) = sys::object_get(path) {
             if sys::tcx_ifindex(link.as_fd()).is_ok_and(|index| index == port.index) {
-                return sys::link_update(link.as_fd(), program.as_fd()).map_err(failed);
+                return sys::link_update(link.as_fd(), program.as_fd());
             }
             // The device of that index has gone, and another has its index now.
-            fs::remove_file(&path).map_err(failed)?;
+            fs::remove_file(path)?;
         }
-        let link = sys::tcx_attach(program.as_fd(), port.index, hook).map_err(failed)?;
-        fs::create_dir_all(self.pins.devices_dir()).map_err(failed)?;
-        sys::object_pin(link.as_fd(), &path).map_err(failed)
+        let link = sys::tcx_attach(program.as_fd(), port.index, hook)?;
+        sys::object_pin(link.as_fd(), path)
     }
 
-    /// Removes the links of devices that are gone or not to be served.
+    /// Removes the links and filters of devices that are gone or not to be served.
     fn leave_all_but(&mut self, ports: &[Port]) -> Result<(), AttachError> {
         let kept: Vec<u32> = ports.iter().map(|port| port.index).collect();
         self.attached.retain(|index, _| kept.contains(index));
         for (index, path) in self.pins.devices() {
             if !kept.contains(&index) {
-                fs::remove_file(&path).map_err(|source| AttachError::Io { path, source })?;
+                pins::remove_device(index, &path)
+                    .map_err(|source| AttachError::Io { path, source })?;
             }
         }
         let gone: Vec<u32> = self

@@ -15,6 +15,7 @@
 #![expect(unsafe_code, reason = "bpf(2) and memory-mapped maps")]
 
 pub mod activate;
+mod clsact;
 pub mod counts;
 pub mod devices;
 pub mod dns;
@@ -28,6 +29,7 @@ pub mod open;
 pub mod pinned;
 pub mod pins;
 pub mod probe;
+pub mod sizes;
 pub mod slots;
 mod standing;
 mod sys;

@@ -18,7 +18,7 @@ use thiserror::Error;
 
 use crate::activate::{self, ActivateError};
 use crate::counts::Counts;
-use crate::devices::{self, Devices};
+use crate::devices::{self, Devices, Means};
 use crate::dns::OwnDns;
 use crate::endpoints::Endpoints;
 use crate::flows::Flows;
@@ -40,6 +40,8 @@ pub struct Config {
     pub object: Option<PathBuf>,
     /// How much fits.
     pub capacity: Capacity,
+    /// By what packet programs are attached.
+    pub means: Means,
 }
 
 impl Config {
@@ -108,6 +110,7 @@ pub struct Dataplane {
     pub counts: Counts,
     pins: Pins,
     cgroup: PathBuf,
+    means: Means,
     adopted: bool,
     lock: WriterLock,
     /// What was pinned when this became active.
@@ -180,7 +183,7 @@ impl Dataplane {
         let pins = Pins::new(&config.bpffs);
         let lock = pins.lock()?;
         let opened = refuse_foreign(&cgroup, &pins)
-            .and_then(|()| Self::load(&object, config.capacity, pins.clone(), cgroup, lock));
+            .and_then(|()| Self::load(&object, config, pins.clone(), cgroup, lock));
         if opened.is_err() {
             pins.remove_if_empty();
         }
@@ -189,13 +192,14 @@ impl Dataplane {
 
     fn load(
         object: &[u8],
-        capacity: Capacity,
+        config: &Config,
         pins: Pins,
         cgroup: PathBuf,
         lock: WriterLock,
     ) -> Result<Self, OpenError> {
         pins.sweep()
             .map_err(|source| OpenError::Io { what: pins.dir().display().to_string(), source })?;
+        let capacity = config.capacity;
         let reused = reusable(&pins, capacity);
         let mut loader = EbpfLoader::new();
         for name in WRITTEN {
@@ -230,6 +234,7 @@ impl Dataplane {
             ebpf,
             pins,
             cgroup,
+            means: config.means,
             lock,
             activated: None,
         })
@@ -357,6 +362,7 @@ impl Dataplane {
             known: pinned(&self.pins, "DEVICES")?,
             node: pinned(&self.pins, "NODE")?,
             pins: self.pins.clone(),
+            by: self.means,
             attached: BTreeMap::new(),
         })
     }

@@ -15,6 +15,9 @@ use abi::SCHEMA;
 use nix::fcntl::{Flock, FlockArg};
 use thiserror::Error;
 
+use crate::clsact;
+use crate::sys::Hook;
+
 /// Maps that are pinned, in the order in which they are.
 pub(crate) const MAPS: [&str; 24] = [
     "NEW_NAMES",
@@ -58,6 +61,9 @@ pub(crate) const WRITTEN: [&str; 9] = [
 
 /// Ends the temporary name of what is being pinned; bpffs allows no dots.
 const FRESH: &str = "_new";
+
+/// Ends the name of a program that is a filter of a device.
+const FILTER: &str = "-clsact";
 
 /// One node's directory on bpffs.
 #[derive(Debug, Clone)]
@@ -152,11 +158,16 @@ impl Pins {
         self.devices_dir().join(format!("{index}-{hook}"))
     }
 
+    /// Where a program is pinned that is a filter of a device.
+    pub(crate) fn filter(&self, index: u32, hook: &str) -> PathBuf {
+        self.devices_dir().join(format!("{index}-{hook}{FILTER}"))
+    }
+
     pub(crate) fn devices_dir(&self) -> PathBuf {
         self.dir.join("devices")
     }
 
-    /// The links to devices that are pinned, with the device's index.
+    /// The links to devices and filters of devices that are pinned, with the device's index.
     pub(crate) fn devices(&self) -> Vec<(u32, PathBuf)> {
         entries(&self.devices_dir())
             .into_iter()
@@ -199,6 +210,9 @@ impl Pins {
     /// Something cannot be removed.
     pub fn remove_all(&self) -> io::Result<()> {
         remove_dir(&self.links_dir())?;
+        for (index, path) in self.devices() {
+            remove_device(index, &path)?;
+        }
         remove_dir(&self.devices_dir())?;
         for dir in entries(&self.dir) {
             remove_dir(&dir)?;
@@ -215,6 +229,16 @@ impl Pins {
             // One that holds something refuses, which is what is wanted.
             _ = fs::remove_dir(dir);
         }
+    }
+}
+
+/// Removes the pin of a device's link, which detaches it, or of its filter together with that.
+pub(crate) fn remove_device(index: u32, path: &Path) -> io::Result<()> {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let hook = name.strip_suffix(FILTER).and_then(|name| name.split_once('-'));
+    match hook.and_then(|(_, hook)| Hook::named(hook)) {
+        Some(hook) => clsact::detach(index, hook, path),
+        None => fs::remove_file(path),
     }
 }
 

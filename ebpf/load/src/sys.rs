@@ -112,22 +112,27 @@ pub(crate) fn test_run(program: BorrowedFd<'_>, run: &mut TestRun<'_>) -> io::Re
     Ok((attr.retval.cast_signed(), attr.data_size_out as usize))
 }
 
-/// Where a tcx program runs.
+/// Where a packet program runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TcxHook {
+pub(crate) enum Hook {
     /// On what arrives.
     Ingress,
     /// On what leaves.
     Egress,
 }
 
-impl TcxHook {
+impl Hook {
     /// The name of the program, and of its pin.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Ingress => "tc_ingress",
             Self::Egress => "tc_egress",
         }
+    }
+
+    /// The one whose program has that name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        [Self::Ingress, Self::Egress].into_iter().find(|hook| hook.name() == name)
     }
 
     /// From `enum bpf_attach_type`.
@@ -140,11 +145,7 @@ impl TcxHook {
 }
 
 /// Attaches a program to a device, behind those that are there (kernel 6.6).
-pub(crate) fn tcx_attach(
-    program: BorrowedFd<'_>,
-    ifindex: u32,
-    hook: TcxHook,
-) -> io::Result<OwnedFd> {
+pub(crate) fn tcx_attach(program: BorrowedFd<'_>, ifindex: u32, hook: Hook) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Attr {
         prog_fd: u32,

@@ -271,6 +271,6 @@ fn context(came_by: u32) -> [u8; CONTEXT] {
     context
 }
 
-fn failed(name: &str, source: ProgramError) -> TestRunError {
+pub(crate) fn failed(name: &str, source: ProgramError) -> TestRunError {
     TestRunError::Program { name: name.to_owned(), source: Box::new(source) }
 }

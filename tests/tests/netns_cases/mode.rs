@@ -24,13 +24,14 @@ pub(crate) struct Mode {
 }
 
 /// Name, then what the proxy is told, then how pods are connected.
-const MODES: [(&str, &str, Layout); 12] = [
+const MODES: [(&str, &str, Layout); 13] = [
     ("nftables", "--proxy-mode=nftables", Layout::Routed),
     ("iptables-nft", "--proxy-mode=iptables", Layout::Routed),
     (LEGACY, "--proxy-mode=iptables", Layout::Routed),
     ("ebpf", "--proxy-mode=ebpf", Layout::Routed),
     ("ebpf-host", "--proxy-mode=ebpf --socket-lb=host", Layout::Routed),
     ("ebpf-packets", PACKETS, Layout::Routed),
+    ("ebpf-packets-clsact", CLSACT, Layout::Routed),
     ("ebpf-bridge", "--proxy-mode=ebpf", Layout::Bridge),
     ("ebpf-packets-bridge", PACKETS, Layout::Bridge),
     ("ebpf-vxlan", "--proxy-mode=ebpf", Layout::Vxlan),
@@ -44,7 +45,10 @@ const LEGACY: &str = "iptables-legacy";
 
 const PACKETS: &str = "--proxy-mode=ebpf --socket-lb=off";
 
-/// What is played however pods are connected.
+/// As on kernels before 6.6.
+const CLSACT: &str = "--proxy-mode=ebpf --socket-lb=off --clsact";
+
+/// What is played however pods are connected, and programs are attached.
 const CORE: [&str; 6] = [
     "2.1-cluster-ip.txt",
     "2.1-hairpin.txt",
@@ -91,7 +95,9 @@ impl Mode {
 
     /// Whether a file is played in this mode.
     pub(crate) fn plays(&self, file: &str) -> bool {
-        self.layout == Layout::Routed || CORE.contains(&file)
+        let is_plain =
+            self.layout == Layout::Routed && !self.args.iter().any(|it| it == "--clsact");
+        is_plain || CORE.contains(&file)
     }
 
     /// Whether a file is left to the command that takes its time: the modes of iptables play the
