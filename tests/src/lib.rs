@@ -12,6 +12,7 @@ pub mod case;
 pub mod cluster;
 pub mod crowd;
 pub mod cycles;
+pub mod daemonset;
 pub mod hostile;
 pub mod objects;
 pub mod packet;

@@ -14,6 +14,7 @@ mod build;
 mod ci;
 mod debian;
 mod demo;
+mod dist;
 mod fuzz;
 mod kubectl;
 mod platform;
@@ -83,6 +84,12 @@ enum Command {
     Vm(vm::Vm),
     /// Send random packets through the eBPF programs and compare
     Fuzz(fuzz::Fuzz),
+    /// Build what is shipped: a static binary and an OCI image, in target/dist
+    ///
+    /// The image is an archive for `ctr image import` or `skopeo`; it has nft
+    /// and iptables from Debian's packages beside the binary. The same sources
+    /// give the same bytes.
+    Dist(dist::Dist),
     /// Run one benchmark in release mode; without a name, list them
     Bench(bench::Bench),
 }
@@ -119,6 +126,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Tidy => tidy::run(&workspace),
         Command::Vm(vm) => vm.run(&workspace),
         Command::Fuzz(fuzz) => fuzz.run(&workspace),
+        Command::Dist(dist) => dist.run(&workspace),
         Command::Bench(bench) => bench.run(&workspace),
     }
 }

@@ -25,6 +25,8 @@ pub(crate) enum Need {
     Ci,
     /// Boot other kernels.
     Vm,
+    /// Run the image.
+    Image,
     /// Compare with other servers and other load generators.
     Bench,
 }
@@ -188,6 +190,7 @@ fn packages(need: Need, compiler: Compiler, bpf_linker: bool) -> BTreeSet<&'stat
     match need {
         Need::Vm => return BTreeSet::from(["qemu-system-x86", "cpio", "xz-utils", "binutils"]),
         Need::Bench => return BTreeSet::from(["knot", "unbound", "dnsperf", "wrk"]),
+        Need::Image => return BTreeSet::from(["containerd", "runc"]),
         Need::Build | Need::Test | Need::Ci => {}
     }
     let mut packages = BTreeSet::from_iter(compiler.packages().iter().copied());
