@@ -28,14 +28,6 @@ fn no_connection_is_lost_on_a_tour_through_the_modes() {
     tour(&["ebpf", "nftables", "iptables", "ebpf"]);
 }
 
-/// `cargo nextest run -P kernel-long`
-mod long {
-    #[test]
-    fn no_connection_is_lost_between_any_two_modes() {
-        super::tour(&["ebpf", "iptables", "nftables", "ebpf", "nftables", "iptables", "ebpf"]);
-    }
-}
-
 fn tour(modes: &[&str]) {
     let cluster = Cluster::new();
     let mut node = cluster.node("node-a");
