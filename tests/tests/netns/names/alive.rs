@@ -118,10 +118,27 @@ const CROWD: &str = env!("CARGO_BIN_EXE_names-client");
 /// Questions a second, of a pod.
 const RATE: u32 = 5000;
 
-/// Restart, upgrade and kill under load: nobody waits long, nobody is refused, nobody hears of a name
-/// that exists that it does not.
 #[test]
 fn everybody_is_answered_while_a_server_is_restarted_upgraded_and_killed() {
+    restarted_upgraded_and_killed();
+}
+
+mod long {
+    use super::restarted_upgraded_and_killed;
+
+    /// On a machine that does nothing else.
+    #[test]
+    fn everybody_is_answered_within_300_ms_while_a_server_is_restarted_upgraded_and_killed() {
+        for crowd in restarted_upgraded_and_killed() {
+            println!("{crowd:?}");
+            assert_eq!(crowd.late, 0, "{crowd:?}");
+        }
+    }
+}
+
+/// Restart, upgrade and kill under load: nobody is refused, nobody hears of a name that exists that it
+/// does not.
+fn restarted_upgraded_and_killed() -> [Crowd; 2] {
     let mut pair = Pair::new(&[]);
     let crowds = [
         pair.crowd(pair.pod.command(CROWD), CLUSTER_DNS, RATE - 1000),
@@ -151,10 +168,10 @@ fn everybody_is_answered_while_a_server_is_restarted_upgraded_and_killed() {
         pair.start(more);
     }
     goes_on();
-    for crowd in crowds.map(told) {
+    let crowds = crowds.map(told);
+    for crowd in &crowds {
         assert_eq!(crowd.answers.keys().collect::<Vec<_>>(), ["right"], "{crowd:?}");
-        assert_eq!((crowd.refused, crowd.late), (0, 0), "{crowd:?}");
-        println!("{crowd:?}");
+        assert_eq!(crowd.refused, 0, "{crowd:?}");
     }
     // A question that was lost with the server is asked again after five seconds.
     in_pod.kill().unwrap();
@@ -165,6 +182,7 @@ fn everybody_is_answered_while_a_server_is_restarted_upgraded_and_killed() {
         let other: Vec<&str> = answers.lines().filter(|line| !line.contains(&ip)).collect();
         assert_eq!(other, Vec::<&str>::new(), "of {}", answers.lines().count());
     }
+    crowds
 }
 
 #[test]
