@@ -64,6 +64,7 @@ fn main() {
                 cgroup: Some(cgroup.into()),
                 object: None,
                 capacity: load::Capacity::default(),
+                means: load::devices::Means::of_this_kernel(),
             };
             inside(mode, services.parse().unwrap(), changes.parse().unwrap(), config);
         }
