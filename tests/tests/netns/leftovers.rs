@@ -35,8 +35,10 @@ fn traces(name: &str) -> BTreeSet<String> {
         found.insert(cgroup.display().to_string());
     }
     for process in fs::read_dir("/proc").unwrap().flatten() {
-        let cgroup = fs::read_to_string(process.path().join("cgroup")).unwrap_or_default();
-        if cgroup.contains(&format!("fairlead-sandbox-{name}/")) {
+        let of = |file| fs::read_to_string(process.path().join(file)).unwrap_or_default();
+        let is_in = of("cgroup").contains(&format!("fairlead-sandbox-{name}/"));
+        // Who is dead is init's to bury, which takes it a moment.
+        if is_in && of("status").lines().any(|it| it.starts_with("State:") && !it.contains('Z')) {
             found.insert(format!("process {}", process.file_name().display()));
         }
     }
