@@ -26,6 +26,12 @@ pub fn own_cpu() -> u64 {
     read(ClockId::CLOCK_PROCESS_CPUTIME_ID).unwrap_or_default()
 }
 
+/// What the calling thread has spent on a processor.
+#[must_use]
+pub(crate) fn thread_cpu() -> u64 {
+    read(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap_or_default()
+}
+
 /// What another process has spent on a processor; nothing when it is gone.
 #[must_use]
 pub fn cpu_of(pid: u32) -> Option<u64> {

@@ -201,7 +201,7 @@ impl Hand for Generator {
         }
         let mut sum = Tally::default();
         self.gather()?.into_iter().for_each(|tally| sum.add(tally));
-        sum.cpu = clock::own_cpu() - cpu;
+        sum.cpu = (clock::own_cpu() - cpu).saturating_sub(sum.awake);
         sum.retransmitted_around = retransmitted_around().saturating_sub(around);
         Ok(sum)
     }

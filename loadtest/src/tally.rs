@@ -34,8 +34,10 @@ pub struct Tally {
     pub latest: u64,
     /// The longest that a thread of the generator stood still.
     pub longest_pause: u64,
-    /// Nanoseconds that the generator spent on a processor.
+    /// Nanoseconds that the generator spent on a processor, without [`Tally::awake`].
     pub cpu: u64,
+    /// Nanoseconds that it spent there waiting for answers.
+    pub awake: u64,
 }
 
 /// What an endpoint got.
@@ -77,6 +79,7 @@ impl Tally {
         self.latest = self.latest.max(other.latest);
         self.longest_pause = self.longest_pause.max(other.longest_pause);
         self.cpu += other.cpu;
+        self.awake += other.awake;
     }
 }
 
@@ -91,6 +94,7 @@ pub(crate) struct Counter {
     pub(crate) retransmitted: u64,
     pub(crate) latest: u64,
     pub(crate) longest_pause: u64,
+    pub(crate) awake: u64,
 }
 
 /// Endpoints by number, because a name is looked up for every request.
@@ -108,7 +112,8 @@ impl Counter {
         self.errors.clear();
         self.names.hits.fill(Hits::default());
         self.hits = keeps_hits.then(BTreeMap::new);
-        (self.retransmitted, self.latest, self.longest_pause) = (0, 0, 0);
+        (self.retransmitted, self.latest) = (0, 0);
+        (self.longest_pause, self.awake) = (0, 0);
     }
 
     /// An answer, from whom, and whether it is the connection's first.
@@ -158,6 +163,7 @@ impl Counter {
             retransmitted: self.retransmitted,
             latest: self.latest,
             longest_pause: self.longest_pause,
+            awake: self.awake,
             ..Tally::default()
         }
     }
