@@ -6,25 +6,23 @@
 //! endpoint. So a view is little more than an index over the model, and a changed Service costs
 //! that Service.
 
+mod index;
 mod reverse;
 pub mod service;
 
-use std::borrow::Borrow;
 use std::fmt;
-use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use foldhash::fast::RandomState;
+use imbl::OrdSet;
 use imbl::ordmap::DiffItem;
-use imbl::shared_ptr::DefaultSharedPtr;
-use imbl::{GenericHashMap, OrdSet};
 use ipnet::IpNet;
 use model::cluster::{Dirty, ServiceState, Snapshot};
 use model::name::NamespacedName;
 
 use crate::config::Options;
 use crate::query::Key;
+use index::Index;
 use reverse::Reverse;
 use service::{KeyBuf, ServiceView};
 
@@ -32,7 +30,7 @@ use service::{KeyBuf, ServiceView};
 #[derive(Clone)]
 pub struct ZoneView {
     options: Arc<Options>,
-    services: GenericHashMap<ByKey, (), RandomState, DefaultSharedPtr>,
+    services: Index,
     reverse: Reverse,
     /// Services whose addresses are not told yet.
     held: OrdSet<KeyBuf>,
@@ -52,16 +50,12 @@ pub enum Origin {
     Watch,
 }
 
-/// A Service's entry in the index, hashed and compared as its two labels on the wire.
-#[derive(Clone)]
-struct ByKey(Arc<ServiceView>);
-
 impl ZoneView {
     /// The view of a server that has seen nothing yet: everything is SERVFAIL.
     pub fn empty(options: Arc<Options>) -> Self {
         Self {
             options,
-            services: GenericHashMap::with_hasher(RandomState::default()),
+            services: Index::default(),
             reverse: Reverse::default(),
             held: OrdSet::new(),
             snapshot: Snapshot::default(),
@@ -125,17 +119,16 @@ impl ZoneView {
             .filter(|_| self.exposes(&name.namespace))
             .and_then(|state| ServiceView::build(&self.options, state));
         let key = service::key(name);
-        let before = self.services.get_key_value(&key[..]).map(|(ByKey(before), ())| before);
+        let before = self.services.get(Key(&key));
         if before.map(Arc::as_ref) == after.as_ref() {
             return false;
         }
         let owned_before = before.map(|before| before.addresses()).unwrap_or_default();
         let owned_after = after.as_ref().map(ServiceView::addresses).unwrap_or_default();
         self.reverse.set(name, &owned_before, &owned_after);
-        // Inserting over an equal key would keep the old entry, which is the key itself.
-        self.services.remove(&key[..]);
-        if let Some(after) = after {
-            self.services.insert(ByKey(Arc::new(after)), ());
+        match after {
+            Some(after) => self.services.insert(Arc::new(after)),
+            None => self.services.remove(Key(&key)),
         }
         true
     }
@@ -171,7 +164,13 @@ impl ZoneView {
 
     /// A Service that has names.
     pub fn service(&self, key: Key<'_>) -> Option<&ServiceView> {
-        self.services.get_key_value(key.0).map(|(ByKey(service), ())| service.as_ref())
+        self.services.get(key).map(Arc::as_ref)
+    }
+
+    /// Prepares to be asked about many names: each in lower case or not, uncompressed, and most of
+    /// them a Service's. Changes no answer, only how soon it is there.
+    pub(crate) fn look_ahead<'q, const N: usize>(&self, names: impl Iterator<Item = &'q [u8]>) {
+        self.services.touch::<N>(names.filter_map(service::key_in_front));
     }
 
     /// Whether a Namespace exists: it is listed, or a Service is in it.
@@ -232,8 +231,7 @@ impl ZoneView {
 /// Prints every name's substance in the order of names, so that equal views print equally.
 impl fmt::Debug for ZoneView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut services: Vec<&ServiceView> =
-            self.services.keys().map(|ByKey(service)| service.as_ref()).collect();
+        let mut services: Vec<&ServiceView> = self.services.iter().map(Arc::as_ref).collect();
         services.sort_by_key(|service| service.name());
         f.debug_struct("ZoneView")
             .field("options", &self.options)
@@ -257,26 +255,6 @@ impl PartialEq for ZoneView {
             && self.origin == other.origin
     }
 }
-
-impl Borrow<[u8]> for ByKey {
-    fn borrow(&self) -> &[u8] {
-        self.0.key().0
-    }
-}
-
-impl Hash for ByKey {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.key().0.hash(state);
-    }
-}
-
-impl PartialEq for ByKey {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.key() == other.0.key()
-    }
-}
-
-impl Eq for ByKey {}
 
 #[cfg(test)]
 pub(crate) mod tests;

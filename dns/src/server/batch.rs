@@ -115,6 +115,14 @@ impl Batch {
         Ok(self.n_received)
     }
 
+    /// The queries received.
+    pub(super) fn queries(&self) -> impl Iterator<Item = &[u8]> {
+        let received = self.received.iter().take(self.n_received);
+        received
+            .zip(&self.queries[..])
+            .filter_map(|(header, query)| query.get(..header.msg_len as usize))
+    }
+
     /// Query number `idx` of those received.
     pub(super) fn slot(&mut self, idx: usize) -> Option<Slot<'_>> {
         let len = self.received.get(idx)?.msg_len as usize;

@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::batch::Batch;
+use super::batch::{BATCH, Batch};
 use super::clock::Stopwatch;
 use super::metrics::{Counters, Seen};
 use super::{ListenError, Opened, Shared};
-use crate::message::Drop;
+use crate::message::{Drop, HEADER};
 use crate::respond::{Ask, Transport, respond};
 use crate::zone::Origin;
 
@@ -128,6 +128,8 @@ fn serve(socket: &Socket, shared: &Shared, counters: &Counters, batch: &mut Batc
         };
         let sampled = stopwatch.start();
         let view = shared.view.load();
+        let names = batch.queries().filter_map(|query| query.get(HEADER..));
+        view.look_ahead::<BATCH>(names);
         for idx in 0..n {
             turn = turn.wrapping_add(1);
             let Some(slot) = batch.slot(idx) else { continue };

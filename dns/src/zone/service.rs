@@ -135,6 +135,12 @@ impl ServiceView {
         Key(&self.key)
     }
 
+    /// What most are asked for.
+    pub(super) fn first_address(&self) -> Option<IpAddr> {
+        let v4 = self.v4.first().copied().map(IpAddr::V4);
+        v4.or_else(|| self.v6.first().copied().map(IpAddr::V6))
+    }
+
     /// Which records it has.
     pub fn kind(&self) -> &Kind {
         &self.kind
@@ -294,6 +300,16 @@ pub(crate) fn key(name: &NamespacedName) -> KeyBuf {
         key.extend(label.bytes().map(|octet| octet.to_ascii_lowercase()));
     }
     key
+}
+
+/// The key of a Service whose name on the wire begins here.
+pub(crate) fn key_in_front(name: &[u8]) -> Option<KeyBuf> {
+    let n_first = 1 + usize::from(*name.first()?);
+    let n_both = n_first + 1 + usize::from(*name.get(n_first)?);
+    let mut key = KeyBuf::from_slice(name.get(..n_both)?);
+    // Length octets are no letters.
+    key.make_ascii_lowercase();
+    Some(key)
 }
 
 fn has_labels(name: &NamespacedName) -> bool {

@@ -23,7 +23,7 @@ pub(crate) enum Object {
     Relist,
 }
 
-fn service(name: &str, kind: u8, dual: bool) -> Service {
+pub(super) fn service(name: &str, kind: u8, dual: bool) -> Service {
     let last = u8::try_from(name.len()).unwrap();
     let mut cluster_ips: Vec<IpAddr> = vec![[10, 96, 0, last].into()];
     if dual {
