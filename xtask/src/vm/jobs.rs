@@ -1,0 +1,61 @@
+//! What is done on other kernels: a table, a row a job.
+//!
+//! Each job gets a guest of its own, so that one that hangs or takes the kernel with it takes no other along.
+
+/// The kernels, from the oldest on.
+pub(super) const KERNELS: [&str; 2] = ["6.1", "6.12"];
+
+/// Something to be done in a guest.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Job {
+    /// What it is called.
+    pub(super) name: &'static str,
+    /// Where it is done.
+    pub(super) kernels: &'static [&'static str],
+    /// What the kernel has as modules; those that they need come along.
+    pub(super) modules: &'static [&'static str],
+    /// Tests, each with its package; they lie in the guest's `/bin/deps`.
+    pub(super) tests: &'static [(&'static str, &'static str)],
+    /// Files and folders of the workspace, which are found in the guest where they were at build time.
+    pub(super) files: &'static [&'static str],
+    /// Programs of this machine's, which come with the libraries that they load.
+    pub(super) programs: &'static [&'static str],
+    /// What the guest's shell runs.
+    pub(super) command: &'static str,
+    /// It may take this long, on a machine that is emulated.
+    pub(super) seconds: u32,
+}
+
+/// What simulated nodes and pods are made of.
+const NETWORK: &[&str] = &["bridge", "veth", "inet_diag", "tcp_diag", "udp_diag"];
+
+/// The tests with simulated nodes.
+const NETNS: &[(&str, &str)] = &[("tests", "netns")];
+
+/// All of them, in the order in which they are done.
+pub(super) const JOBS: [Job; 2] = [
+    // How large the programs are, and what verifying them takes.
+    Job {
+        name: "programs",
+        kernels: &KERNELS,
+        modules: &[],
+        tests: &[("load", "kernel_programs")],
+        files: &["ebpf/load/tests/programs.txt"],
+        programs: &[],
+        command: "/bin/deps/kernel_programs --nocapture",
+        seconds: 120,
+    },
+    // Services with real traffic, TCP and UDP, over both families, within a node and across nodes. Left out
+    // are the two that send for a few milliseconds only: on an emulated machine the client has hardly begun
+    // by then; and what takes packet programs, which 6.1 refuses.
+    Job {
+        name: "cluster-ip",
+        kernels: &KERNELS,
+        modules: NETWORK,
+        tests: NETNS,
+        files: &[],
+        programs: &[],
+        command: "/bin/deps/netns --test-threads=1 cluster_ip:: --skip refused --skip by_their_packets",
+        seconds: 300,
+    },
+];
