@@ -24,6 +24,20 @@ pub struct Part {
     pub intended: f64,
 }
 
+/// The shares that endpoints got, in the order of their parts, and of what: of connections; of requests
+/// where all connections had been there before.
+#[must_use]
+pub fn shares(parts: &[Part]) -> (Vec<f64>, &'static str) {
+    let share_of = |count: fn(&Part) -> u64| {
+        let total: u64 = parts.iter().map(count).sum();
+        parts.iter().map(|part| count(part) as f64 / total.max(1) as f64).collect()
+    };
+    if parts.iter().any(|part| part.n_connections > 0) {
+        return (share_of(|part| part.n_connections), "connections");
+    }
+    (share_of(|part| part.n_requests), "requests")
+}
+
 /// What the test says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

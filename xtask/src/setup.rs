@@ -213,6 +213,8 @@ fn packages(need: Need, compiler: Compiler, bpf_linker: bool) -> BTreeSet<&'stat
     }
     if need >= Need::Ci {
         packages.extend(compiler.clippy_packages());
+        // Looks at the load test's page.
+        packages.insert("chromium");
     }
     packages
 }

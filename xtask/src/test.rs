@@ -5,7 +5,7 @@ use anyhow::bail;
 use crate::build;
 use crate::setup::{self, Need};
 use crate::vm::Vm;
-use crate::workspace::{Workspace, is_root};
+use crate::workspace::{Workspace, is_root, which};
 
 /// Run the tests: set up, build, then doctests, unit tests, the companion and kernel tests
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
@@ -36,6 +36,10 @@ impl Test {
             Vm::default().run(workspace)?;
         }
         let mut profiles = vec!["default", "control"];
+        // Large, so only `cargo xtask ci` and `cargo xtask setup` install it.
+        if which("chromium").is_some() {
+            profiles.push("browser");
+        }
         if !self.unprivileged {
             profiles.push("kernel");
         }

@@ -7,6 +7,7 @@ use super::{
     time,
 };
 use crate::experiment::Role;
+use crate::fairness::{self, Part};
 
 /// Each plot is drawn for a desk and for a phone; the page shows the one that fits.
 const WIDTHS: [(&str, f64); 2] = [("wide", 860.0), ("narrow", 360.0)];
@@ -187,22 +188,19 @@ fn spread(idx: usize, arm: &ArmReport) -> Option<String> {
     if arm.spread.is_empty() || arm.role != Role::Candidate {
         return None;
     }
-    let total: u64 = arm.spread.iter().map(|part| part.n_connections).sum();
-    let share = |n: u64| n as f64 / total.max(1) as f64;
-    let most = arm.spread.iter().map(|it| share(it.n_connections).max(it.intended));
+    let (shares, of) = fairness::shares(&arm.spread);
+    let parts = || arm.spread.iter().zip(&shares);
+    let most = parts().map(|(part, share)| share.max(part.intended));
     let x = Linear::new(0.0, most.fold(0.0, f64::max) * 1.05);
-    let row = |part: &crate::fairness::Part| Row {
+    let row = |(part, &share): (&Part, &f64)| Row {
         name: part.name.clone(),
-        text: format!("{:.1} %", 100.0 * share(part.n_connections)),
+        text: format!("{:.1} %", 100.0 * share),
         colour: idx,
-        shape: Shape::Bar(
-            x.place(share(part.n_connections)),
-            (part.intended > 0.0).then(|| x.place(part.intended)),
-        ),
+        shape: Shape::Bar(x.place(share), (part.intended > 0.0).then(|| x.place(part.intended))),
     };
-    let all: Vec<Row> = arm.spread.iter().take(MOST).map(row).collect();
+    let all: Vec<Row> = parts().take(MOST).map(row).collect();
     let axis = Axis {
-        label: "share of connections".to_owned(),
+        label: format!("share of {of}"),
         ticks: x.ticks(|it| format!("{} %", short(it * 100.0))),
     };
     let left = match arm.spread.len().saturating_sub(MOST) {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{ArmReport, Report, count, time};
 use crate::experiment::Role;
-use crate::fairness::{Fairness, Verdict};
+use crate::fairness::{self, Fairness, Verdict};
 
 /// Names are cut to this.
 const NAME: usize = 12;
@@ -83,17 +83,18 @@ fn details(arm: &ArmReport) -> Vec<String> {
 }
 
 fn spread(arm: &ArmReport) -> String {
-    let total: u64 = arm.spread.iter().map(|part| part.n_connections).sum();
-    let share = |n: u64| 100.0 * n as f64 / total.max(1) as f64;
+    let (shares, of) = fairness::shares(&arm.spread);
+    let of = if of == "connections" { String::new() } else { format!(" of {of}") };
+    let percent = |share: f64| 100.0 * share;
     if arm.spread.len() <= MOST_ENDPOINTS {
-        let parts =
-            arm.spread.iter().map(|it| format!("{} {:.1} %", it.name, share(it.n_connections)));
-        return parts.collect::<Vec<_>>().join(", ");
+        let parts = arm.spread.iter().zip(shares);
+        let parts = parts.map(|(it, share)| format!("{} {:.1} %", it.name, percent(share)));
+        return parts.collect::<Vec<_>>().join(", ") + &of;
     }
-    let counts = || arm.spread.iter().map(|part| part.n_connections);
-    let (least, most) = (counts().min().unwrap_or_default(), counts().max().unwrap_or_default());
+    let (least, most) =
+        shares.iter().fold((1.0, 0.0), |(least, most), share| (share.min(least), share.max(most)));
     let n = arm.spread.len();
-    format!("{n} endpoints, from {:.1} to {:.1} % each", share(least), share(most))
+    format!("{n} endpoints, from {:.1} to {:.1} % each{of}", percent(least), percent(most))
 }
 
 /// What the test says, in words.
