@@ -5,16 +5,20 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::HostPathVolumeSource;
 use proxy::status::Status;
-use sandbox::Process;
-use sandbox::traffic::Protocol;
-use tests::cluster::{Cluster, Node, answered_by, eventually, names};
+use sandbox::traffic::{Load, Protocol};
+use sandbox::{Pod, Process, wait};
+use tests::cluster::{Cluster, Node, Service, Web, answered_by, eventually, names};
 use tests::daemonset;
 
 /// What the manifest calls it.
 const IMAGE: &str = "docker.io/library/fairlead:latest";
+
+/// What it runs.
+const ENTRY_POINT: &str = "/usr/bin/fairlead";
 
 /// What containers have that are told of no capability.
 const USUAL: [&str; 14] = [
@@ -34,6 +38,12 @@ const USUAL: [&str; 14] = [
     "AUDIT_WRITE",
 ];
 
+/// The modes, each of which the node can.
+const MODES: [&str; 3] = ["ebpf", "nftables", "iptables"];
+
+/// Slow is not lost: as long as a busy machine may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 #[test]
 fn the_image_routes_in_each_mode_and_its_one_argument_changes_the_mode() {
     let cluster = Cluster::new();
@@ -42,32 +52,81 @@ fn the_image_routes_in_each_mode_and_its_one_argument_changes_the_mode() {
     let client = node.pod("client");
     let service = cluster.service("web", &webs);
     let runtime = Containerd::start(&cluster, &node);
-    for mode in ["ebpf", "nftables"] {
-        let before = cluster.send(&client, Protocol::Tcp, service.v4(), 3);
-        assert_eq!(before.answered, 0, "before {mode}: nobody routes");
-        let proxy = format!("fairlead-{mode}");
-        runtime.run(&proxy, mode, cluster.folder().path());
-        eventually("it is in sync", || {
-            runtime.status().is_some_and(|status| status.in_sync && status.mode == mode)
-        });
-        assert_eq!(runtime.page("10249/proxyMode"), mode);
-        eventually("it is healthy", || runtime.page("10256/livez").contains("\"healthy\":true"));
-        for target in [service.v4(), service.v6()] {
-            for protocol in [Protocol::Tcp, Protocol::Udp] {
-                let tally = cluster.send(&client, protocol, target, 50);
-                assert_eq!(
-                    tally.failures,
-                    BTreeMap::new(),
-                    "{mode}, {target}\n{}",
-                    runtime.log(&proxy)
-                );
-                assert_eq!(answered_by(&tally), names(&webs), "{mode}, {target}");
-            }
-        }
-        runtime.end(&proxy);
+    let scene = Scene { cluster: &cluster, node: &node, client: &client, runtime: &runtime };
+    for mode in MODES {
+        scene.nobody_routes(&service);
+        runtime.run(mode, cluster.folder().path());
+        scene.is_routed(mode, &service, &webs);
+        runtime.end(mode);
         let tally = cluster.send(&client, Protocol::Tcp, service.v4(), 20);
         assert_eq!(tally.failures, BTreeMap::new(), "{mode}: what is programmed stays");
-        let cleaned = node.fairlead().cleanup(node.node(), &node.bpffs().join("fairlead")).unwrap();
+        scene.cleanup();
+    }
+    scene.nobody_routes(&service);
+    scene.modes_change(&service, &webs);
+    scene.cleanup();
+}
+
+/// What the steps of the test happen to.
+struct Scene<'s> {
+    cluster: &'s Cluster,
+    node: &'s Node,
+    client: &'s Pod,
+    runtime: &'s Containerd<'s>,
+}
+
+impl Scene<'_> {
+    fn nobody_routes(&self, service: &Service) {
+        let tally = self.cluster.send(self.client, Protocol::Tcp, service.v4(), 3);
+        assert_eq!(tally.answered, 0, "nobody routes");
+    }
+
+    /// Waits until a container does, and shows it.
+    fn is_routed(&self, mode: &str, service: &Service, webs: &[Web]) {
+        let log = || self.runtime.log(mode);
+        let in_sync =
+            || self.runtime.status().is_some_and(|status| status.in_sync && status.mode == mode);
+        assert!(wait::until(PATIENCE, in_sync), "{mode} is not in sync:\n{}", log());
+        assert_eq!(self.runtime.page("10249/proxyMode"), mode);
+        let is_healthy = || self.runtime.page("10256/livez").contains("\"healthy\":true");
+        assert!(wait::until(PATIENCE, is_healthy), "{mode} is not healthy:\n{}", log());
+        for target in [service.v4(), service.v6()] {
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                let tally = self.cluster.send(self.client, protocol, target, 50);
+                assert_eq!(tally.failures, BTreeMap::new(), "{mode}, {target}\n{}", log());
+                assert_eq!(answered_by(&tally), names(webs), "{mode}, {target}");
+            }
+        }
+    }
+
+    /// As a roll-out does: another container in the place of the one before, its one argument changed.
+    fn modes_change(&self, service: &Service, webs: &[Web]) {
+        let first = MODES[0];
+        self.runtime.run(first, self.cluster.folder().path());
+        self.is_routed(first, service, webs);
+        let load = Load {
+            target: service.v4(),
+            protocol: Protocol::Tcp,
+            rate: 50,
+            duration: None,
+            timeout: PATIENCE,
+        };
+        let load = self.node.fairlead().client(self.client, &load).unwrap();
+        let mut before = first;
+        for mode in MODES.into_iter().cycle().skip(1).take(MODES.len()) {
+            self.runtime.end(before);
+            self.runtime.run(mode, self.cluster.folder().path());
+            self.is_routed(mode, service, webs);
+            before = mode;
+        }
+        let tally = load.finish().unwrap();
+        assert_eq!(tally.failures, BTreeMap::new(), "of {} requests", tally.requests);
+        self.runtime.end(before);
+    }
+
+    fn cleanup(&self) {
+        let bpffs = self.node.bpffs().join("fairlead");
+        let cleaned = self.node.fairlead().cleanup(self.node.node(), &bpffs).unwrap();
         assert!(cleaned.status.success(), "{cleaned:?}");
     }
 }
@@ -109,7 +168,8 @@ impl<'n> Containerd<'n> {
     }
 
     /// Runs the `DaemonSet`'s container.
-    fn run(&self, name: &str, mode: &str, objects: &Path) {
+    fn run(&self, mode: &str, objects: &Path) {
+        let name = &name(mode);
         let (pod, container) = (daemonset::pod(), daemonset::container());
         assert_eq!((pod.host_network, pod.host_pid), (Some(true), Some(true)));
         let security = container.security_context.unwrap();
@@ -118,7 +178,8 @@ impl<'n> Containerd<'n> {
         let added = capabilities.add.unwrap();
         let mut args: Vec<String> =
             ["run", "--detach", "--snapshotter=native", "--net-host"].map(str::to_owned).into();
-        args.push("--with-ns=pid:/proc/1/ns/pid".to_owned());
+        // The host's: that of whoever opens it.
+        args.push("--with-ns=pid:/proc/self/ns/pid".to_owned());
         args.push(format!("--log-uri=file://{}", self.dir.join(name).display()));
         args.extend(
             security.read_only_root_filesystem.filter(|it| *it).map(|_| "--read-only".to_owned()),
@@ -135,7 +196,9 @@ impl<'n> Containerd<'n> {
         }
         // The one thing that a cluster has and this node has not: an API server.
         args.push(bind(objects, "/tmp/objects", "ro"));
-        args.extend([IMAGE.to_owned(), name.to_owned()]);
+        // Arguments take the place of the image's entry point here, and follow it in a pod.
+        assert_eq!(container.command, None, "the image's own");
+        args.extend([IMAGE.to_owned(), name.clone(), ENTRY_POINT.to_owned()]);
         args.extend(daemonset::args(mode, "node-a"));
         args.push("--objects=/tmp/objects".to_owned());
         self.ctr(&args.iter().map(String::as_str).collect::<Vec<_>>());
@@ -168,12 +231,13 @@ impl<'n> Containerd<'n> {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    fn log(&self, name: &str) -> String {
-        fs::read_to_string(self.dir.join(name)).unwrap_or_default()
+    fn log(&self, mode: &str) -> String {
+        fs::read_to_string(self.dir.join(name(mode))).unwrap_or_default()
     }
 
     /// Kills a container, and removes it.
-    fn end(&self, name: &str) {
+    fn end(&self, mode: &str) {
+        let name = &name(mode);
         self.ctr(&["task", "kill", "--signal=SIGKILL", name]);
         eventually("the container ends", || self.try_ctr(&["task", "rm", name]).is_ok());
         self.ctr(&["container", "rm", name]);
@@ -195,11 +259,15 @@ impl<'n> Containerd<'n> {
 impl Drop for Containerd<'_> {
     fn drop(&mut self) {
         // A test that failed leaves its container running.
-        for mode in ["ebpf", "nftables"] {
-            let name = format!("fairlead-{mode}");
-            _ = self.try_ctr(&["task", "rm", "--force", &name]);
+        for mode in MODES {
+            _ = self.try_ctr(&["task", "rm", "--force", &name(mode)]);
         }
     }
+}
+
+/// What the container of a mode is called.
+fn name(mode: &str) -> String {
+    format!("fairlead-{mode}")
 }
 
 fn bind(from: &Path, to: &str, access: &str) -> String {

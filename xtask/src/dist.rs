@@ -52,12 +52,15 @@ const LEFT_OUT: [&str; 6] = [
 ];
 
 /// Build the static binary and the OCI image
-#[derive(Clone, Copy, Debug, Default, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct Dist {
     /// Ship the debug build instead, to try the image out: it takes its
     /// libraries from the image
     #[arg(long)]
     pub(crate) debug: bool,
+    /// Ship this binary instead, and build none
+    #[arg(long, value_name = "FILE", conflicts_with = "debug")]
+    pub(crate) binary: Option<PathBuf>,
     /// Then run the image by containerd and runc as deploy/ says, on a node
     /// of namespaces; as root
     #[arg(long)]
@@ -65,14 +68,18 @@ pub(crate) struct Dist {
 }
 
 impl Dist {
-    pub(crate) fn run(self, workspace: &Workspace) -> anyhow::Result<()> {
-        let binary = if self.debug {
-            crate::build::Build::default().run(workspace)?;
-            workspace.target().join("debug/fairlead")
-        } else {
-            setup::run(workspace, Need::Build)?;
-            crate::build::objects(workspace)?;
-            build(workspace)?
+    pub(crate) fn run(&self, workspace: &Workspace) -> anyhow::Result<()> {
+        let binary = match &self.binary {
+            Some(binary) => binary.clone(),
+            None if self.debug => {
+                crate::build::Build::default().run(workspace)?;
+                workspace.target().join("debug/fairlead")
+            }
+            None => {
+                setup::run(workspace, Need::Build)?;
+                crate::build::objects(workspace)?;
+                build(workspace)?
+            }
         };
         let dist = workspace.target().join("dist");
         fs::create_dir_all(&dist).context("creating target/dist")?;
@@ -118,8 +125,9 @@ fn build(workspace: &Workspace) -> anyhow::Result<PathBuf> {
 fn image(workspace: &Workspace, binary: &Path) -> anyhow::Result<Image> {
     let packages = workspace.target().join("dist/packages");
     let mut programs = Layer::default();
+    debian::unpacked_all(&packages, &PROGRAMS)?;
     for package in PROGRAMS {
-        programs.add_tree(&debian::unpacked(&packages, package)?, &LEFT_OUT)?;
+        programs.add_tree(&packages.join(package), &LEFT_OUT)?;
     }
     // What Debian's alternatives link when a package is installed.
     for family in ["iptables", "ip6tables"] {
