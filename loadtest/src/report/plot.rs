@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 /// A plot's place for what is plotted, within its size.
-const LEFT: f64 = 62.0;
+const LEFT: f64 = 70.0;
 const RIGHT: f64 = 32.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 42.0;
@@ -68,7 +68,7 @@ impl Lines {
         put(format!("<text class='mid label' x={middle:.1} y={bottom:.1}>{}</text>", self.x.label));
         let side = TOP + h / 2.0;
         put(format!(
-            "<text class='mid label' transform='translate(13 {side:.1})rotate(-90)'>{}</text>",
+            "<text class='mid label' transform='translate(11 {side:.1})rotate(-90)'>{}</text>",
             self.y.label
         ));
         for (x, text) in &self.marks {
