@@ -122,7 +122,6 @@ enum AnySyncer {
 struct Beside {
     addresses: Option<Arc<Mutex<Addresses>>>,
     packets: Option<Arc<Mutex<Packets>>>,
-    by_packets: bool,
     own_dns: Option<OwnDns>,
     log: Option<load::Log>,
 }
@@ -233,7 +232,6 @@ impl Proxy {
         let by_sockets = matches!(self.syncer, AnySyncer::Ebpf(_));
         let following = node::follow_addresses(self.beside.addresses)?;
         let following_links = node::follow_links(self.beside.packets)?;
-        let by_packets = self.beside.by_packets;
         // Those that the eBPF mode has connected outlive it.
         let has_sockets = by_sockets || !Pins::new(&self.bpffs).is_empty();
         let (pages, addresses) = &self.pages;
@@ -253,7 +251,7 @@ impl Proxy {
             () = following => {}
             () = following_links => {}
             () = node::keep_names(&status_file, seen.clone()), if by_sockets => {}
-            () = node::reserve_ports(&status_file, by_packets, seen.clone()), if by_sockets => {}
+            () = node::reserve_ports(&status_file, seen.clone()), if by_sockets => {}
             () = tell_owners(seen.clone(), watched.notices) => {}
             () = self.switch.see_to(seen.clone()) => {}
             () = tell(self.status, &status_file, seen, watched.health, [n_destroyed, n_removed]) => {}
@@ -303,13 +301,11 @@ impl KernelArgs {
         let config = self.config();
         let cgroup = config.cgroup_dir()?;
         let check = Box::new(move |plan: &Plan| pods::check(plan, &cgroup));
-        let by_packets = self.clsact || load::probe::has_tcx();
-        let backend = Ebpf::new(config).with_sockets(self.sockets.meant()).with_packets(by_packets);
-        let mut syncer = Syncer::new(backend, node, node::supports(by_packets), check)?;
+        let backend = Ebpf::new(config).with_sockets(self.sockets.meant());
+        let mut syncer = Syncer::new(backend, node, node::supports(), check)?;
         let beside = Beside {
             addresses: syncer.backend().addresses(),
             packets: syncer.backend().packets(),
-            by_packets,
             own_dns: syncer.backend().dataplane().map(load::Dataplane::own_dns).transpose()?,
             log: syncer.backend().dataplane().and_then(load::Dataplane::take_log),
         };

@@ -54,8 +54,8 @@ impl SocketArgs {
 }
 
 /// What is served, by whether packets are translated.
-pub(crate) fn supports(packets: bool) -> Supports {
-    Arc::new(if packets { Ebpf::can } else { Ebpf::can_at_sockets })
+pub(crate) fn supports() -> Supports {
+    Arc::new(Ebpf::can)
 }
 
 /// Writes the node's addresses, then follows them for ever; a dataplane that looks them up by itself
@@ -116,20 +116,14 @@ pub(crate) fn follow_links(
 
 /// Keeps node ports, and those of masqueraded connections, from the sockets of this node that ask
 /// for any port.
-pub(crate) async fn reserve_ports(
-    status: &Path,
-    masqueraded: bool,
-    mut seen: watch::Receiver<Option<Arc<Round>>>,
-) {
+pub(crate) async fn reserve_ports(status: &Path, mut seen: watch::Receiver<Option<Arc<Round>>>) {
     let file = reserved::file_of(status);
     let mut known: Option<BTreeSet<u16>> = None;
     let mut warned = false;
     while seen.changed().await.is_ok() {
         let Some(round) = seen.borrow_and_update().clone() else { continue };
         let mut ports = reserved::node_ports(&round.plan);
-        if masqueraded {
-            ports.extend(reserved::masquerade_ports());
-        }
+        ports.extend(reserved::masquerade_ports());
         if known.as_ref() == Some(&ports) {
             continue;
         }

@@ -121,8 +121,7 @@ impl Switch {
             return Ok(Left::Nothing);
         }
         let config = self.config.clone();
-        let by_packets = probe::has_tcx();
-        let mut old = Ebpf::new(config).with_sockets(self.sockets).with_packets(by_packets);
+        let mut old = Ebpf::new(config).with_sockets(self.sockets);
         let actual = old.prepare()?;
         let mut ops: Vec<Op> = Vec::new();
         ops.push(Op::Settings(Arc::new(Settings::default())));

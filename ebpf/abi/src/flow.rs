@@ -89,15 +89,11 @@ impl Tuple {
     #[inline(always)]
     #[must_use]
     pub const fn between(a: &Addr, a_port: u16, b: &Addr, b_port: u16, protocol: u8) -> Self {
-        let swap = if a.low() != b.low() {
-            a.low() > b.low()
-        } else if a.high() != b.high() {
-            a.high() > b.high()
+        let (src, src_port, dst, dst_port) = if is_behind(a, a_port, b, b_port) {
+            (b, b_port, a, a_port)
         } else {
-            a_port > b_port
+            (a, a_port, b, b_port)
         };
-        let (src, src_port, dst, dst_port) =
-            if swap { (b, b_port, a, a_port) } else { (a, a_port, b, b_port) };
         Self {
             src: *src,
             dst: *dst,
@@ -107,6 +103,25 @@ impl Tuple {
             seen: Seen::Leaving as u8,
             pad: 0,
         }
+    }
+
+    /// Makes the name of two ends that of the same two at other ports.
+    #[inline(always)]
+    pub const fn set_ports(&mut self, a: &Addr, a_port: u16, b: &Addr, b_port: u16) {
+        (self.src_port, self.dst_port) =
+            if is_behind(a, a_port, b, b_port) { (b_port, a_port) } else { (a_port, b_port) };
+    }
+}
+
+/// Whether an end stands behind another one in the name of both directions.
+#[inline(always)]
+const fn is_behind(a: &Addr, a_port: u16, b: &Addr, b_port: u16) -> bool {
+    if a.low() != b.low() {
+        a.low() > b.low()
+    } else if a.high() != b.high() {
+        a.high() > b.high()
+    } else {
+        a_port > b_port
     }
 }
 
@@ -345,6 +360,18 @@ mod tests {
         ] {
             assert_eq!(tuple.leaving(), tuple.reversed().leaving());
             assert_eq!(tuple.reversed().reversed(), tuple);
+        }
+    }
+
+    #[test]
+    fn the_name_at_another_port_is_that_of_the_tuple_with_the_port() {
+        for (src, dst) in [("10.0.0.1", "10.0.0.2"), ("fd01::1", "fd00::1"), ("::1", "::1")] {
+            let mut name = tuple(src, dst, 4711, 80).leaving();
+            for port in [53, 4712, 60_000] {
+                let other = tuple(src, dst, port, 80);
+                name.set_ports(&other.src, other.src_port, &other.dst, other.dst_port);
+                assert_eq!(name, other.leaving());
+            }
         }
     }
 }

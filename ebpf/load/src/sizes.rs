@@ -4,7 +4,6 @@ use aya::Ebpf;
 use aya::programs::Program;
 
 use crate::object;
-use crate::probe;
 use crate::test_run::{TestRunError, failed};
 
 /// What a loaded program is.
@@ -30,7 +29,7 @@ pub fn sizes() -> Result<Vec<Size>, TestRunError> {
         match program {
             Program::CgroupSockAddr(program) => program.load(),
             Program::CgroupSock(program) => program.load(),
-            Program::SchedClassifier(program) if probe::has_tcx() => program.load(),
+            Program::SchedClassifier(program) => program.load(),
             _ => continue,
         }
         .map_err(|source| failed(name, source))?;

@@ -142,18 +142,21 @@ pub fn open(
     chosen: &Chosen,
     here: bool,
 ) -> Result<(), Verdict> {
-    let name = |port| Tuple::between(&sent.src, port, &chosen.address, chosen.port, sent.protocol);
     let mut client_port = sent.src_port;
+    let mut name =
+        Tuple::between(&sent.src, client_port, &chosen.address, chosen.port, sent.protocol);
     let mut tries = 0;
-    while !tables.claim(Stage::New, &name(client_port), sent, tries >= POLITE) {
+    while !tables.claim(Stage::New, &name, sent, tries >= POLITE) {
         if tries == 0 {
             tables.count(Counter::PortClash);
         }
-        if tries == TRIES {
-            return Err(Verdict::drop(Counter::DroppedNoPort));
-        }
         tries += 1;
         client_port = snat_port(tables.random());
+        name.set_ports(&sent.src, client_port, &chosen.address, chosen.port);
+        // Last: Linux 6.1 takes no loop whose end does anything but jump.
+        if tries > TRIES {
+            return Err(Verdict::drop(Counter::DroppedNoPort));
+        }
     }
     let generation = tables.generation(slot);
     let seen = tables.seconds();
@@ -215,9 +218,9 @@ pub fn masquerade(tables: &impl Tables, found: Found, sent: &Tuple) -> Result<()
         address
     };
     let mut port = snat_port(u32::from(u16::from_be(found.live.client_port())));
+    let mut name = found.live.returning(sent, &address, port);
     let mut tries = 0;
     loop {
-        let name = found.live.returning(sent, &address, port);
         if tables.claim(found.stage, &name, sent, tries >= POLITE) {
             found.live.set_snat(address, port);
             return Ok(());
@@ -225,11 +228,13 @@ pub fn masquerade(tables: &impl Tables, found: Found, sent: &Tuple) -> Result<()
         if tries == 0 {
             tables.count(Counter::PortClash);
         }
-        if tries == TRIES {
-            return Err(Verdict::drop(Counter::DroppedNoPort));
-        }
         tries += 1;
         port = snat_port(tables.random());
+        name.dst_port = port;
+        // As above.
+        if tries > TRIES {
+            return Err(Verdict::drop(Counter::DroppedNoPort));
+        }
     }
 }
 

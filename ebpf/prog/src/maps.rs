@@ -137,6 +137,10 @@ pub(crate) static RECORD: PerCpuArray<Record, 1> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static NAME: PerCpuArray<Name, 1> = PerCpuArray::new();
 
+/// Which tuples is a step asked about?
+#[btf_map]
+pub(crate) static KEYS: PerCpuArray<Tuple, 3> = PerCpuArray::new();
+
 /// What did the clock say last, and when was it asked?
 #[btf_map]
 pub(crate) static CLOCK: PerCpuArray<Read, 1> = PerCpuArray::new();
@@ -240,6 +244,22 @@ pub(crate) fn tell(dropped: Dropped) {
         record.write(dropped);
         record.submit(0);
     }
+}
+
+/// Copies a value that is made of words, and says where it is: the compiler would call a function for it
+/// that copies byte by byte.
+///
+/// # Safety
+/// Both are places of such a value, at a multiple of eight.
+#[inline(always)]
+pub(crate) unsafe fn copy<T>(from: *const T, to: *mut T) -> *const T {
+    const { assert!(size_of::<T>().is_multiple_of(size_of::<u64>())) };
+    let (words, room) = (from.cast::<u64>(), to.cast::<u64>());
+    for word in 0..size_of::<T>() / size_of::<u64>() {
+        // SAFETY: within the value.
+        unsafe { room.add(word).write_volatile(words.add(word).read_volatile()) };
+    }
+    to
 }
 
 #[inline(always)]

@@ -2,7 +2,9 @@
 //! and not once for every way that leads to them.
 //!
 //! Such a function takes the context, numbers, and pointers that it must find not to be null; it
-//! returns a number. The headers of the packet are where [`crate::tc::scratch`] finds them.
+//! returns a number. The headers of the packet are where [`crate::tc::scratch`] finds them. A pointer that
+//! it was handed is no key to Linux 6.1, nor a value: what a map is asked for is copied first, a tuple to
+//! a place of the step's own, an address to the stack.
 
 use abi::addr::Addr;
 use abi::counter::Counter;
@@ -19,7 +21,7 @@ use packet::{decide, flow, fragment, icmp, parse, quick, refuse, rewrite};
 
 use crate::dns;
 use crate::lead;
-use crate::maps::{count_dropped, count_refused, tell};
+use crate::maps::{KEYS, copy, count_dropped, count_refused, tell};
 use crate::skb::{FRAGMENT, Hot, ICMP, SOURCE, Skb, mend_slowly};
 use crate::tables::Kernel;
 use crate::tc::{quoted, scratch};
@@ -35,7 +37,7 @@ const fn stage_of(word: u32) -> Stage {
 }
 
 macro_rules! step {
-    ($(#[$doc:meta])* fn $name:ident($ctx:ident; $($number:ident),*; $($pointer:ident: $kind:ident $type:ty),*) $body:block) => {
+    ($(#[$doc:meta])* fn $name:ident($ctx:ident; $($number:ident),*; $($pointer:ident: $kind:ident $($place:literal)? $type:ty),*) $body:block) => {
         $(#[$doc])*
         #[inline(never)]
         #[unsafe(no_mangle)]
@@ -48,7 +50,7 @@ macro_rules! step {
                 if $pointer.is_null() {
                     return NOTHING;
                 }
-                step!(@bind $kind $pointer);
+                step!(@bind $kind $($place)? $pointer);
             )*
             let $ctx = Skb($ctx);
             // The compiler would pass nothing for a context that is not used, and the verifier
@@ -58,11 +60,22 @@ macro_rules! step {
         }
     };
     (@pointer reference $type:ty) => { *const $type };
+    (@pointer key $type:ty) => { *const $type };
+    (@pointer copied $type:ty) => { *const $type };
     (@pointer record $type:ty) => { *mut $type };
     (@pointer result $type:ty) => { *mut $type };
     (@bind reference $name:ident) => {
         // SAFETY: not null, and the verifier has checked that it is as long as its type.
         let $name = unsafe { &*$name };
+    };
+    (@bind key $place:literal $name:ident) => {
+        // SAFETY: as above.
+        let Some($name) = kept($place, unsafe { &*$name }) else { return NOTHING };
+    };
+    (@bind copied $name:ident) => {
+        // SAFETY: as above.
+        let copied = unsafe { *$name };
+        let $name = &copied;
     };
     (@bind result $name:ident) => {
         // SAFETY: as above, and the caller's own.
@@ -72,6 +85,15 @@ macro_rules! step {
         // SAFETY: a record in a map, as long as the program runs.
         let $name = unsafe { Live::new($name) };
     };
+}
+
+/// A tuple at one of those places: steps that call one another have different ones.
+#[inline(always)]
+fn kept(place: u32, tuple: &Tuple) -> Option<&'static Tuple> {
+    let kept = KEYS.get_ptr_mut(place)?;
+    // SAFETY: a per-CPU value; the verifier checked the pointer, and no other packet is decided on this
+    // processor meanwhile.
+    Some(unsafe { &*copy(tuple, kept) })
 }
 
 step! {
@@ -195,7 +217,7 @@ step! {
 
 step! {
     /// Removes a connection.
-    fn step_forget(skb; stage; live: record Record, sent: reference Tuple) {
+    fn step_forget(skb; stage; live: record Record, sent: key 0 Tuple) {
         flow::forget(&Kernel(skb), stage_of(stage), live, sent);
         NOTHING
     }
@@ -203,7 +225,7 @@ step! {
 
 step! {
     /// Keeps a connection.
-    fn step_establish(skb; ; live: record Record, sent: reference Tuple) {
+    fn step_establish(skb; ; live: record Record, sent: key 0 Tuple) {
         flow::establish(&Kernel(skb), live, sent);
         NOTHING
     }
@@ -211,7 +233,7 @@ step! {
 
 step! {
     /// Renews the names of a connection.
-    fn step_renew(skb; ; live: record Record, sent: reference Tuple) {
+    fn step_renew(skb; ; live: record Record, sent: key 0 Tuple) {
         flow::renew(&Kernel(skb), live, sent);
         NOTHING
     }
@@ -219,7 +241,7 @@ step! {
 
 step! {
     /// Compares a name with its record.
-    fn step_compare(skb; ; live: record Record, name: reference Tuple, sent: reference Tuple) {
+    fn step_compare(skb; ; live: record Record, name: key 0 Tuple, sent: reference Tuple) {
         flow::compare(&Kernel(skb), live, name, sent);
         NOTHING
     }
@@ -227,7 +249,7 @@ step! {
 
 step! {
     /// Opens a connection; zero, or a verdict.
-    fn step_open(skb; slot, here; sent: reference Tuple, chosen: reference Chosen) {
+    fn step_open(skb; slot, here; sent: key 0 Tuple, chosen: reference Chosen) {
         word(flow::open(&Kernel(skb), sent, slot, chosen, here != 0))
     }
 }
@@ -242,7 +264,7 @@ step! {
 
 step! {
     /// What a destination is: [`destination`].
-    fn step_find(skb; port, protocol; address: reference Addr) {
+    fn step_find(skb; port, protocol; address: copied Addr) {
         #[expect(clippy::cast_possible_truncation, reason = "a port and a protocol")]
         match lead::find(address, port as u16, protocol as u8) {
             Destination::Stranger => NOTHING,
@@ -255,7 +277,7 @@ step! {
 
 step! {
     /// Takes a name for a connection; 1 if it got it.
-    fn step_claim(skb; stage, forced; name: reference Tuple, sent: reference Tuple) {
+    fn step_claim(skb; stage, forced; name: key 1 Tuple, sent: key 2 Tuple) {
         u32::from(flow::claim(&Kernel(skb), stage_of(stage), name, sent, forced != 0))
     }
 }
@@ -305,7 +327,7 @@ fn told(skb: Skb, parsed: &Parsed, reason: u32, service: u32) -> Dropped {
 
 step! {
     /// Chooses an endpoint: a [`lead::Outcome`].
-    fn step_choose(skb; slot, here; client: reference Addr, chosen: result Chosen) {
+    fn step_choose(skb; slot, here; client: copied Addr, chosen: result Chosen) {
         lead::try_choose(slot, client, skb.device(), here != 0, chosen) as u32
     }
 }

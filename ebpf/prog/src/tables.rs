@@ -18,7 +18,7 @@ use packet::tables::{Added, Choice, Chosen, Found, Stage, Tables};
 use crate::lead;
 use crate::maps::{
     ANSWERS, CLOCK, DATAGRAMS, DEVICES, FLOWS, HELD, HOLD, NAME, NAMES, NEW_FLOWS, NEW_NAMES,
-    RECORD, Read, count, count_endpoint, count_gone, count_served,
+    RECORD, Read, copy, count, count_endpoint, count_gone, count_served,
 };
 use crate::skb::{SOURCE, Skb};
 use crate::steps;
@@ -196,8 +196,10 @@ impl Tables for Kernel {
 
     #[inline(always)]
     fn add_flow(&self, stage: Stage, sent: &Tuple, record: Live) -> Added {
-        // SAFETY: a record in a map; the kernel copies it.
-        let record = unsafe { &*record.as_ptr() };
+        let Some(copied) = RECORD.get_ptr_mut(0) else { return Added::Full };
+        // SAFETY: a record in a map, and a per-CPU value; the verifier checked the pointers, and no other
+        // packet is decided on this processor meanwhile.
+        let record = unsafe { &*copy(record.as_ptr(), copied) };
         added(match stage {
             Stage::Established => FLOWS.insert(sent, record, u64::from(BPF_NOEXIST)),
             Stage::New => NEW_FLOWS.insert(sent, record, u64::from(BPF_NOEXIST)),

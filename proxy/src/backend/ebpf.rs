@@ -62,7 +62,6 @@ const REST: Duration = Duration::from_secs(1);
 pub struct Ebpf {
     config: load::Config,
     sockets: Sockets,
-    packets_too: bool,
     opened: Option<Opened>,
 }
 
@@ -108,20 +107,13 @@ impl Ebpf {
     /// A dataplane that is not opened yet.
     pub const fn new(config: load::Config) -> Self {
         let sockets = Sockets { translated: Translated::All, protect_node_ports: false };
-        Self { config, sockets, packets_too: true, opened: None }
+        Self { config, sockets, opened: None }
     }
 
     /// The same with something else done at sockets; before [`Backend::prepare`].
     #[must_use]
     pub fn with_sockets(self, sockets: Sockets) -> Self {
         Self { sockets, ..self }
-    }
-
-    /// The same without a program at any device, for a kernel that takes none. Before
-    /// [`Backend::prepare`].
-    #[must_use]
-    pub fn with_packets(self, packets_too: bool) -> Self {
-        Self { packets_too, ..self }
     }
 
     /// The loaded dataplane, after [`Backend::prepare`].
@@ -146,14 +138,6 @@ impl Ebpf {
     pub fn can(frontend: &Frontend) -> Result<(), Unsupported> {
         can::in_maps(frontend)
     }
-
-    /// The same where no program can be attached to devices, so that there are sockets only.
-    ///
-    /// # Errors
-    /// As [`Ebpf::can`].
-    pub fn can_at_sockets(frontend: &Frontend) -> Result<(), Unsupported> {
-        can::at_sockets(frontend)
-    }
 }
 
 impl Sockets {
@@ -173,14 +157,13 @@ impl Backend for Ebpf {
     }
 
     fn supports(&self, frontend: &Frontend) -> Result<(), Unsupported> {
-        if self.packets_too { Self::can(frontend) } else { Self::can_at_sockets(frontend) }
+        Self::can(frontend)
     }
 
     fn prepare(&mut self) -> Result<Actual, PrepareError> {
         let dataplane = Dataplane::open(&self.config)
             .map_err(|error| PrepareError { doing: error.to_string(), source: None })?;
-        let packets = if self.packets_too { Node::PACKETS } else { 0 };
-        let opened = Opened::adopt(dataplane, self.sockets.flags() | packets)?;
+        let opened = Opened::adopt(dataplane, self.sockets.flags() | Node::PACKETS)?;
         Ok(self.opened.insert(opened).actual())
     }
 
@@ -198,7 +181,7 @@ impl Backend for Ebpf {
             return Err(ActivateError { doing: NOT_PREPARED.to_owned(), source: None });
         };
         opened.dataplane.activate().map_err(|error| ActivateError::new(WHAT, error))?;
-        if self.packets_too && !opened.packets().is_in_charge() {
+        if !opened.packets().is_in_charge() {
             let failed = |error| ActivateError::new(WHAT, error);
             let devices = opened.dataplane.devices().map_err(failed)?;
             let flows = opened.dataplane.flows().map_err(failed)?;

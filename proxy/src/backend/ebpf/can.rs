@@ -1,37 +1,10 @@
 //! What the eBPF dataplane can do. `[pure]`
 
 use abi::endpoint::Head;
-use model::name::Protocol;
 
 use super::sets::Members;
 use crate::backend::Unsupported;
-use crate::plan::{Frontend, FrontendKind, Masquerade, Target};
-
-/// Whether sockets alone can do all that a frontend asks: packets of others pass no program.
-pub(super) fn at_sockets(frontend: &Frontend) -> Result<(), Unsupported> {
-    if frontend.kind != FrontendKind::ClusterIp {
-        return refuse(
-            frontend.kind.field(),
-            "this kernel is older than 6.6, where the eBPF mode routes cluster IPs only; take a \
-             newer one, or another --proxy-mode",
-        );
-    }
-    if frontend.service.protocol == Protocol::Sctp {
-        return refuse(
-            "spec.ports[].protocol",
-            "this kernel is older than 6.6, where the eBPF mode routes TCP and UDP only; take a \
-             newer one, or another --proxy-mode",
-        );
-    }
-    if frontend.routes.pod.masquerade == Masquerade::Always {
-        return refuse(
-            "--masquerade-all",
-            "this kernel is older than 6.6, where the eBPF mode keeps the source of pods; take a \
-             newer one, or another --proxy-mode",
-        );
-    }
-    in_maps(frontend)
-}
+use crate::plan::{Frontend, Target};
 
 /// Whether the maps can hold what a frontend asks.
 pub(super) fn in_maps(frontend: &Frontend) -> Result<(), Unsupported> {
