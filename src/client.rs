@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context;
-use sandbox::traffic::{self, Load, Protocol, Tally, compare};
+use sandbox::traffic::{self, Load, Protocol, Tally, Until, compare};
 use serde::Serialize;
 
 /// How often the tally is printed.
@@ -30,6 +30,9 @@ pub(crate) struct Args {
     /// For how long; without it, until standard input ends
     #[arg(long)]
     duration_ms: Option<u64>,
+    /// That many requests, however long they take
+    #[arg(long, conflicts_with = "duration_ms")]
+    count: Option<u32>,
     /// How long a request may take
     #[arg(long, default_value_t = 2000)]
     timeout_ms: u64,
@@ -61,14 +64,18 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         target: args.target,
         protocol: args.protocol,
         rate: args.rate,
-        duration: args.duration_ms.map(Duration::from_millis),
+        until: match (args.duration_ms, args.count) {
+            (Some(ms), _) => Until::Over(Duration::from_millis(ms)),
+            (None, Some(n)) => Until::Sent(n),
+            (None, None) => Until::Told,
+        },
         timeout: Duration::from_millis(args.timeout_ms),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let stop = async {
-        match load.duration {
-            Some(_) => std::future::pending().await,
-            None => crate::hello::end_of_input().await,
+        match load.until {
+            Until::Over(_) | Until::Sent(_) => std::future::pending().await,
+            Until::Told => crate::hello::end_of_input().await,
         }
     };
     let sent =

@@ -37,10 +37,21 @@ pub struct Load {
     pub protocol: Protocol,
     /// Requests that start in a second.
     pub rate: u32,
-    /// For how long; without it, until told to stop.
-    pub duration: Option<Duration>,
+    /// When to stop.
+    pub until: Until,
     /// How long a request may take.
     pub timeout: Duration,
+}
+
+/// When a client begins no more requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// It is told to stop.
+    Told,
+    /// That time is over.
+    Over(Duration),
+    /// It has begun so many, however long that took.
+    Sent(u32),
 }
 
 /// What came of it.
@@ -97,7 +108,7 @@ impl Counter {
     }
 }
 
-/// Sends `load` until its time is over or `stop` resolves, lets what is under way end, and reports
+/// Sends `load` until it is done or `stop` resolves, lets what is under way end, and reports
 /// the tally so far every `report_every`, the last one marked as done.
 ///
 /// # Errors
@@ -165,19 +176,21 @@ async fn at_rate(load: &Load, stop: impl Future<Output = ()>, mut f: impl AsyncF
     let mut ticks = interval_at(Instant::now() + period, period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let over = async {
-        match load.duration {
-            Some(duration) => tokio::time::sleep(duration).await,
-            None => std::future::pending().await,
+        match load.until {
+            Until::Over(duration) => tokio::time::sleep(duration).await,
+            Until::Told | Until::Sent(_) => std::future::pending().await,
         }
     };
     tokio::pin!(stop, over);
-    loop {
+    let mut n_sent = 0;
+    while load.until != Until::Sent(n_sent) {
         tokio::select! {
             biased;
             () = &mut stop => return,
             () = &mut over => return,
             _ = ticks.tick() => f().await,
         }
+        n_sent = n_sent.wrapping_add(1);
     }
 }
 

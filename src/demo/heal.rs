@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use sandbox::{
     fairlead::Client,
     manifest::{Endpoint, State},
-    traffic::{Load, Protocol},
+    traffic::{Load, Protocol, Until},
 };
 
 use super::{
@@ -35,7 +35,7 @@ pub(super) fn show(
         .into_iter()
         .map(|protocol| {
             let timeout = Duration::from_secs(5);
-            let load = Load { target, protocol, rate, duration: None, timeout };
+            let load = Load { target, protocol, rate, until: Until::Told, timeout };
             cluster.fairlead.client(&cluster.client, &load)
         })
         .collect::<Result<Vec<_>, _>>()?;

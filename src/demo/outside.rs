@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::bail;
-use sandbox::traffic::{Load, Protocol};
+use sandbox::traffic::{Load, Protocol, Until};
 
 use super::{cluster::Cluster, screen::Screen, spread};
 use crate::interrupt::Interrupt;
@@ -68,5 +68,5 @@ fn sources(cluster: &Cluster) -> anyhow::Result<BTreeSet<String>> {
 }
 
 fn load(target: std::net::SocketAddr, protocol: Protocol, rate: u32, duration: Duration) -> Load {
-    Load { target, protocol, rate, duration: Some(duration), timeout: Duration::from_secs(5) }
+    Load { target, protocol, rate, until: Until::Over(duration), timeout: Duration::from_secs(5) }
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::bail;
 use sandbox::fairlead::Client;
-use sandbox::traffic::{Load, Protocol, Tally};
+use sandbox::traffic::{Load, Protocol, Tally, Until};
 
 use super::{
     cluster::Cluster,
@@ -29,7 +29,7 @@ pub(super) fn show(
             target,
             protocol: *protocol,
             rate,
-            duration: Some(DURATION),
+            until: Until::Over(DURATION),
             timeout: Duration::from_secs(5),
         })
     });

@@ -25,16 +25,17 @@ use std::{
     time::Duration,
 };
 
+use crate::pace::Pace;
 use sandbox::{
     Pod, Process, Sandbox,
     fairlead::{Client, Fairlead, Proxy, ProxyOptions},
     hello,
     manifest::{self, Endpoint, Folder},
-    traffic::{Load, Protocol, Tally},
+    traffic::{Load, Protocol, Tally, Until},
     wait,
 };
 
-/// How long anything may take that ought to happen.
+/// How long anything may take that ought to happen, on a machine of today.
 pub const SOON: Duration = Duration::from_secs(20);
 /// How long one request may take.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
@@ -129,16 +130,16 @@ impl Cluster {
     /// Sends `n` requests, one connection or socket each where the protocol has it so.
     pub fn send(&self, pod: &Pod, protocol: Protocol, target: SocketAddr, n: u32) -> Tally {
         const RATE: u32 = 500;
-        // One more period, so that the last one has begun when time is over.
-        let duration = Duration::from_secs(1) * (n + 1) / RATE;
-        let timeout = REQUEST_TIMEOUT;
-        let load = Load { target, protocol, rate: RATE, duration: Some(duration), timeout };
+        let (until, timeout) = (Until::Sent(n), request_timeout());
+        let load = Load { target, protocol, rate: RATE, until, timeout };
         self.fairlead.client(pod, &load).unwrap().finish().unwrap()
     }
 
-    /// Goes on sending at [`RATE`] until the client is finished.
+    /// Goes on sending at [`RATE`], or the pace of this machine, until the client is finished.
     pub fn load(&self, pod: &Pod, protocol: Protocol, target: SocketAddr) -> Client {
-        let load = Load { target, protocol, rate: RATE, duration: None, timeout: REQUEST_TIMEOUT };
+        let (until, timeout) = (Until::Told, request_timeout());
+        let rate = Pace::of_this_machine().rate(RATE);
+        let load = Load { target, protocol, rate, until, timeout };
         self.fairlead.client(pod, &load).unwrap()
     }
 
@@ -232,7 +233,7 @@ impl Node {
     pub fn wait_in_sync(&mut self) {
         let proxy = self.proxy.as_mut().expect("a proxy runs");
         let in_sync = proxy
-            .wait_in_sync(&self.fairlead, &self.node, &self.options.bpffs, SOON)
+            .wait_in_sync(&self.fairlead, &self.node, &self.options.bpffs, soon())
             .expect("fairlead status can be run");
         assert!(in_sync, "the proxy is not in sync:\n{}", proxy.log());
     }
@@ -249,7 +250,7 @@ impl Node {
 
     /// Asks the proxy to end.
     pub fn stop_proxy(&mut self) {
-        let ended = self.proxy.take().expect("a proxy runs").terminate(SOON).unwrap();
+        let ended = self.proxy.take().expect("a proxy runs").terminate(soon()).unwrap();
         assert!(ended.success(), "the proxy ended with {ended}");
     }
 
@@ -324,7 +325,16 @@ pub fn answered_by(tally: &Tally) -> BTreeSet<&str> {
 
 /// Waits for something that ought to happen.
 pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
-    assert!(wait::until(SOON, condition), "{what}: not within {SOON:?}");
+    assert!(wait::until(soon(), condition), "{what}: not within {:?}", soon());
+}
+
+/// [`SOON`], at the pace of this machine.
+pub fn soon() -> Duration {
+    Pace::of_this_machine().time(SOON)
+}
+
+fn request_timeout() -> Duration {
+    Pace::of_this_machine().time(REQUEST_TIMEOUT)
 }
 
 /// The binary that the build has left beside this test.

@@ -4,7 +4,7 @@
 //! where their packets come from, and [`actor`] what sends and receives real ones; [`hostile`] takes objects that nobody should have let in. Benches
 //! compare: `loadtest::ratio` says how, [`cycles`] is what is timed, [`population`] makes many Services and
 //! [`synthetic`] the model of them, [`binary`] finds what was built.
-//! [`relay`] is a way that can be cut.
+//! [`relay`] is a way that can be cut, [`pace`] how fast things happen.
 
 pub mod actor;
 pub mod binary;
@@ -15,6 +15,7 @@ pub mod cycles;
 pub mod daemonset;
 pub mod hostile;
 pub mod objects;
+pub mod pace;
 pub mod packet;
 pub mod population;
 pub mod relay;

@@ -15,7 +15,7 @@ use crate::{
     pod::Pod,
     process::{Launch, Process},
     traffic::{
-        Load, Tally,
+        Load, Tally, Until,
         compare::{Comparison, Costs},
     },
     wait,
@@ -81,9 +81,11 @@ impl Fairlead {
             .args(["--protocol", &load.protocol.to_string()])
             .args(["--rate", &load.rate.to_string()])
             .args(["--timeout-ms", &load.timeout.as_millis().to_string()]);
-        if let Some(duration) = load.duration {
-            launch = launch.args(["--duration-ms", &duration.as_millis().to_string()]);
-        }
+        launch = match load.until {
+            Until::Told => launch,
+            Until::Over(time) => launch.args(["--duration-ms", &time.as_millis().to_string()]),
+            Until::Sent(n) => launch.args(["--count", &n.to_string()]),
+        };
         let mut process = launch.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let (stdin, stdout) = (process.stdin(), process.stdout());
         let tally = Arc::<Mutex<Tally>>::default();
@@ -131,13 +133,13 @@ impl Client {
         wait::until(timeout, || self.tally().requests >= goal)
     }
 
-    /// Tells it to stop, if it was not given a duration, and returns its last word.
+    /// Tells it to stop, if it does not know when, and returns its last word.
     ///
     /// # Errors
     /// When it ended before its work was done.
     pub fn finish(mut self) -> Result<Tally, ClientError> {
         drop(self.stdin.take());
-        // A client with a duration needs as long as that; without news it is given up.
+        // A client that knows when to stop needs as long as that; without news it is given up.
         let mut seen = self.tally();
         while !seen.done {
             let news = wait::value(LAST_WORD, || Some(self.tally()).filter(|now| *now != seen));

@@ -20,15 +20,14 @@ async fn tally_of(
     target: SocketAddr,
     server: impl Future<Output = io::Result<()>>,
 ) -> Tally {
-    let load = Load {
-        target,
-        protocol,
-        rate: 500,
-        duration: Some(Duration::from_millis(100)),
-        timeout: Duration::from_secs(5),
-    };
+    let until = Until::Over(Duration::from_millis(100));
+    let load = Load { target, protocol, rate: 500, until, timeout: Duration::from_secs(5) };
+    tally_of_load(&load, server).await
+}
+
+async fn tally_of_load(load: &Load, server: impl Future<Output = io::Result<()>>) -> Tally {
     let mut last = Tally::default();
-    let client = run(&load, std::future::pending(), Duration::from_millis(10), |tally| {
+    let client = run(load, std::future::pending(), Duration::from_millis(10), |tally| {
         last = tally.clone();
         Ok(())
     });
@@ -54,6 +53,18 @@ async fn every_protocol_gets_its_answer_over_both_families() {
             let peer = tally.peers.keys().next().unwrap();
             assert_eq!(peer.parse::<SocketAddr>().unwrap().ip(), ip);
         }
+    }
+}
+
+#[tokio::test]
+async fn so_many_requests_are_sent_and_no_more() {
+    for protocol in Protocol::ALL {
+        let server = Hello::bind("web-1", (Ipv4Addr::LOCALHOST, 0).into()).await.unwrap();
+        let (target, rate) = (server.local_addr().unwrap(), 1000);
+        let (until, timeout) = (Until::Sent(7), Duration::from_secs(20));
+        let load = Load { target, protocol, rate, until, timeout };
+        let tally = tally_of_load(&load, server.serve(std::future::pending())).await;
+        assert_eq!((tally.requests, tally.answered), (7, 7), "{protocol}: {tally:?}");
     }
 }
 
@@ -129,7 +140,7 @@ async fn kept_connections_are_as_many_as_requests_a_second_and_one_that_is_cut_h
         }
     };
     let (rate, timeout) = (u32::try_from(N).unwrap(), Duration::from_secs(20));
-    let load = Load { target, protocol: Protocol::TcpKept, rate, duration: None, timeout };
+    let load = Load { target, protocol: Protocol::TcpKept, rate, until: Until::Told, timeout };
     let enough = Notify::new();
     let mut last = Tally::default();
     let client = run(&load, enough.notified(), Duration::from_millis(10), |tally| {

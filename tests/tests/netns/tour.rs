@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use sandbox::fairlead::Client;
 use sandbox::manifest::{Endpoint, Service};
-use sandbox::traffic::{Load, Protocol};
+use sandbox::traffic::{Load, Protocol, Until};
 use sandbox::{Pod, hello};
 use tests::cluster::{Cluster, Node, endpoints, eventually};
 
@@ -108,7 +108,7 @@ fn loads(node: &Node, client: &Pod, outside: &Node, alone: &Pod) -> Vec<Client> 
     for (protocol, rate) in [(Protocol::Tcp, NEW), (Protocol::TcpKept, HELD)] {
         let load = |target: &str| {
             let target = target.parse().unwrap();
-            Load { target, protocol, rate, duration: None, timeout: PATIENCE }
+            Load { target, protocol, rate, until: Until::Told, timeout: PATIENCE }
         };
         loads.push(fairlead.client(client, &load("10.96.0.10:80")).unwrap());
         loads.push(fairlead.client(client, &load("[fd00:10:96::a]:80")).unwrap());

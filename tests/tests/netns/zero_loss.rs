@@ -25,16 +25,17 @@ use std::time::Duration;
 
 use sandbox::fairlead::Client;
 use sandbox::manifest::{Endpoint, Service};
-use sandbox::traffic::{Load, Protocol};
+use sandbox::traffic::{Load, Protocol, Until};
 use sandbox::{Pod, hello, wait};
-use tests::cluster::{Cluster, Node, eventually};
+use tests::cluster::{Cluster, Node, eventually, soon};
+use tests::pace::Pace;
 
 use flap::Flapping;
 use kills::{Lives, STEP, killed};
 
 const PORT: u16 = 80;
 const NODE_PORT: u16 = 30_080;
-/// New connections a second by each of four ways, 500 in all.
+/// New connections a second by each of four ways, 500 in all, on a machine of today.
 const NEW: u32 = 125;
 /// Connections that are kept by each of four ways, 200 in all.
 const KEPT: u32 = 50;
@@ -82,27 +83,37 @@ fn nothing_is_lost(n_kills: u64, n_endpoints: usize) -> String {
     cluster.folder().write("web-service", &service.yaml()).unwrap();
     node.start_proxy();
 
-    let loads = loads(&node, &client, &outside);
-    all_go_on(&loads);
+    let pace = Pace::of_this_machine();
+    let (new, kept) = (pace.rate(NEW), pace.rate(KEPT));
+    let loads = loads(&node, &client, &outside, [(Protocol::Tcp, new), (Protocol::TcpKept, kept)]);
+    all_go_on(&loads, kept);
     let lives = Lives::default();
-    let n_flaps = killed(&mut node, n_kills, &lives, || flapping.step(&lives));
+    let n_flaps = killed(&mut node, n_kills, &lives, pace, || flapping.step(&lives));
     // Those that went last are to come yet.
     let comes = |flapping: &mut Flapping<'_>| {
         flapping.step(&lives);
-        wait::until(STEP, || flapping.n_came() >= n_kills)
+        wait::until(pace.time(STEP), || flapping.n_came() >= n_kills)
     };
-    eventually("endpoints come again", || comes(&mut flapping));
+    let come = wait::until(soon(), || comes(&mut flapping));
+    assert!(come, "endpoints come again: {} of {n_kills}", flapping.n_came());
     let n_came = flapping.n_came();
-    all_go_on(&loads);
-    format!("{n_kills} kills, {n_flaps} endpoints went and {n_came} came\n{}", none_lost(loads))
+    all_go_on(&loads, kept);
+    format!(
+        "{n_kills} kills, {n_flaps} endpoints went and {n_came} came, {} new connections a second \
+         and {} kept\n{}",
+        4 * new,
+        4 * kept,
+        none_lost(loads)
+    )
 }
 
 /// Each way in: a Service's address from a pod, and a node port from elsewhere, over both families.
-fn loads(node: &Node, client: &Pod, outside: &Node) -> Vec<Client> {
+fn loads(node: &Node, client: &Pod, outside: &Node, rates: [(Protocol, u32); 2]) -> Vec<Client> {
     let fairlead = node.fairlead();
     let mut loads = Vec::new();
-    for (protocol, rate) in [(Protocol::Tcp, NEW), (Protocol::TcpKept, KEPT)] {
-        let load = |target| Load { target, protocol, rate, duration: None, timeout: PATIENCE };
+    for (protocol, rate) in rates {
+        let (until, timeout) = (Until::Told, PATIENCE);
+        let load = |target| Load { target, protocol, rate, until, timeout };
         for target in ["10.96.0.10:80", "[fd00:10:96::a]:80"] {
             loads.push(fairlead.client(client, &load(target.parse().unwrap())).unwrap());
         }
@@ -115,8 +126,8 @@ fn loads(node: &Node, client: &Pod, outside: &Node) -> Vec<Client> {
 }
 
 /// Waits until everybody has sent again.
-fn all_go_on(loads: &[Client]) {
-    let goals: Vec<_> = loads.iter().map(|load| load.tally().requests + u64::from(KEPT)).collect();
+fn all_go_on(loads: &[Client], n: u32) {
+    let goals: Vec<_> = loads.iter().map(|load| load.tally().requests + u64::from(n)).collect();
     for (load, goal) in loads.iter().zip(goals) {
         eventually("requests are sent and end", || load.tally().requests >= goal);
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use sandbox::{Launch, Process};
 use tests::actor::{Answer, Arrival, Probe, Report, Request};
+use tests::pace::Pace;
 
 /// How long anything may take that ought to happen: a lost packet is sent again after 1 s and 3 s.
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -81,7 +82,7 @@ impl Crew {
 
     /// Waits until what was told is enough, and says whether it was in time.
     pub(crate) fn wait(&self, enough: impl Fn(&Told) -> bool) -> bool {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + Pace::of_this_machine().time(PATIENCE);
         let mut told = self.heard.told.lock().unwrap();
         while !enough(&told) {
             let left = deadline.saturating_duration_since(Instant::now());

@@ -93,11 +93,11 @@ impl Mode {
         Self { name: name.to_owned(), backend, args, layout }
     }
 
-    /// Whether a file is played in this mode.
+    /// Whether a file is played in this mode; with `CASE_CORE` in the environment the core alone.
     pub(crate) fn plays(&self, file: &str) -> bool {
         let is_plain =
             self.layout == Layout::Routed && !self.args.iter().any(|it| it == "--clsact");
-        is_plain || CORE.contains(&file)
+        is_plain && env::var_os("CASE_CORE").is_none() || CORE.contains(&file)
     }
 
     /// Whether a file is left to the command that takes its time: the modes of iptables play the

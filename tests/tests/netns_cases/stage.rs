@@ -27,7 +27,7 @@ use sandbox::fairlead::{Fairlead, Proxy, ProxyOptions};
 use sandbox::manifest::Folder;
 use sandbox::netns::Netns;
 use sandbox::{Launch, Node, Pod, Sandbox, wait};
-use tests::cluster::{self, SOON};
+use tests::cluster::{self, soon};
 use tests::stage;
 
 use crate::crew::Crew;
@@ -156,7 +156,7 @@ impl Stage {
     pub(crate) fn start_proxy(&mut self, flags: &[String]) {
         if let Some(proxy) = self.proxy.take() {
             let log = proxy.log();
-            let ended = proxy.terminate(SOON).unwrap();
+            let ended = proxy.terminate(soon()).unwrap();
             assert!(ended.success(), "the proxy ended with {ended}:\n{log}");
         }
         let mut options = self.options.clone();
@@ -231,7 +231,7 @@ impl Stage {
     fn wait_heard(&self, addresses: &[IpAddr], has: bool) {
         let tables = Pinned::under(&self.options.bpffs).tables().unwrap();
         let Some(tables) = tables.filter(|_| self.proxy.is_some()) else { return };
-        let heard = wait::until(SOON, || {
+        let heard = wait::until(soon(), || {
             addresses.iter().all(|address| tables.is_local(&(*address).into()) == has)
         });
         assert!(heard, "the proxy does not hear of {addresses:?}:\n{}", self.proxy_log());
@@ -292,7 +292,7 @@ impl Stage {
         let proxy = self.proxy.as_mut().expect("a proxy runs");
         let file = file_of(&self.options.bpffs);
         let about = format!("Service case/step-{}:", self.n_steps);
-        let in_sync = wait::until(SOON, || {
+        let in_sync = wait::until(soon(), || {
             proxy.has_ended().unwrap_or(true)
                 || Status::read(&file).is_ok_and(|status| {
                     status.pid == proxy.id()

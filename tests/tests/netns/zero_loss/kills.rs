@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use sandbox::wait;
 use tests::cluster::Node;
+use tests::pace::Pace;
 
 /// Within this time of its start, about as long as a start takes.
 const STARTING: u64 = 600;
@@ -41,6 +42,7 @@ pub(super) fn killed(
     node: &mut Node,
     n_kills: u64,
     lives: &Lives,
+    pace: Pace,
     mut step: impl FnMut() -> bool,
 ) -> u64 {
     node.kill_proxy();
@@ -56,7 +58,8 @@ pub(super) fn killed(
                     lives.in_sync.store(life, Ordering::SeqCst);
                     RUNNING
                 };
-                let ended = wait::until(random(within), || node.proxy_has_ended());
+                let moment = pace.time(random(within));
+                let ended = wait::until(moment, || node.proxy_has_ended());
                 assert!(!ended, "it ended by itself:\n{}", node.log());
                 node.kill_proxy();
             }
@@ -64,10 +67,11 @@ pub(super) fn killed(
             node.start_proxy();
             lives.in_sync.store(n_kills, Ordering::SeqCst);
         });
-        let (mut n_steps, mut next) = (0, Instant::now() + STEP);
+        let period = pace.time(STEP);
+        let (mut n_steps, mut next) = (0, Instant::now() + period);
         while !wait::until(next.saturating_duration_since(Instant::now()), || killer.is_finished())
         {
-            next += STEP;
+            next += period;
             n_steps += u64::from(step());
         }
         killer.join().unwrap();
