@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::HostPathVolumeSource;
 use proxy::status::Status;
-use sandbox::traffic::{Load, Protocol};
+use sandbox::traffic::{Load, Protocol, Until};
 use sandbox::{Pod, Process, wait};
 use tests::cluster::{Cluster, Node, Service, Web, answered_by, eventually, names};
 use tests::daemonset;
@@ -108,7 +108,7 @@ impl Scene<'_> {
             target: service.v4(),
             protocol: Protocol::Tcp,
             rate: 50,
-            duration: None,
+            until: Until::Told,
             timeout: PATIENCE,
         };
         let load = self.node.fairlead().client(self.client, &load).unwrap();
