@@ -132,13 +132,11 @@ impl Iptables {
     fn actual(&self) -> Actual {
         let mut actual = Actual::default();
         for family in Family::ALL {
-            for (key, value) in self.tables.get(family).held() {
-                let frontend = read::frontend(key, family);
-                actual.frontends.extend(frontend.map(|key| (key, Held::Unknown)));
-                // All are told again: what nobody asks for goes.
-                let addresses = read::addresses(key, value).into_iter();
-                actual.addresses.extend(addresses.map(|address| (address, None)));
-            }
+            let tables = self.tables.get(family);
+            let frontends = tables.held().keys().filter_map(|key| read::frontend(key, family));
+            actual.frontends.extend(frontends.map(|key| (key, Held::Unknown)));
+            // All are told again: what nobody asks for goes.
+            actual.addresses.extend(tables.known_addresses().map(|address| (address, None)));
         }
         actual
     }

@@ -1,6 +1,7 @@
 //! One family's tables: what the kernel holds, what it should, and the text between. `[pure]`
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use model::name::{Family, ServicePortName};
 use super::addresses::{self, Addresses};
 use super::fixed::{self, Charge, Extras, is_list};
 use super::names;
-use super::read::Shape;
+use super::read::{self, Shape};
 use super::rules::{self, Context, Key, Table, Value};
 use crate::plan::{Frontend, FrontendKey, Settings, Undefined};
 
@@ -27,11 +28,30 @@ pub(super) struct Tables {
     /// What each Service port is made of.
     made: HashMap<ServicePortName, Vec<Key>>,
     /// What the kernel holds.
-    held: HashMap<Key, Value>,
+    held: HashMap<Key, Digest>,
+    /// The addresses that it was found to know last.
+    found_addresses: Vec<IpAddr>,
     /// What the next transaction changes; `None` removes.
     pending: BTreeMap<Key, Option<Value>>,
     dirty: Dirty,
     undo: Vec<Undo>,
+}
+
+/// A chain's rules, as far as it matters whether others are the same: the texts of ten thousand Services
+/// are some megabytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Digest {
+    hash: u64,
+    n_rules: u32,
+}
+
+impl Digest {
+    pub(super) fn of(value: &Value) -> Self {
+        let mut hasher = DefaultHasher::new();
+        value.hash(&mut hasher);
+        let n_rules = u32::try_from(value.lines().count()).unwrap_or(u32::MAX);
+        Self { hash: hasher.finish(), n_rules }
+    }
 }
 
 /// What has to be written anew.
@@ -64,6 +84,7 @@ impl Tables {
             addresses: Addresses::new(),
             made: HashMap::new(),
             held: HashMap::new(),
+            found_addresses: Vec::new(),
             pending: BTreeMap::new(),
             dirty: Dirty::default(),
             undo: Vec::new(),
@@ -72,7 +93,9 @@ impl Tables {
 
     /// What the kernel was found to hold: all else is written with the next transaction.
     pub(super) fn found(&mut self, held: HashMap<Key, Value>) {
-        self.held = held;
+        self.found_addresses =
+            held.iter().flat_map(|(key, value)| read::addresses(key, value)).collect();
+        self.held = held.into_iter().map(|(key, value)| (key, Digest::of(&value))).collect();
         self.pending.clear();
         self.dirty.everything = true;
     }
@@ -153,7 +176,7 @@ impl Tables {
     pub(super) fn commit(&mut self) {
         for (key, value) in std::mem::take(&mut self.pending) {
             match value {
-                Some(value) => self.held.insert(key, value),
+                Some(value) => self.held.insert(key, Digest::of(&value)),
                 None => self.held.remove(&key),
             };
         }
@@ -193,16 +216,21 @@ impl Tables {
     }
 
     /// What the kernel holds.
-    pub(super) const fn held(&self) -> &HashMap<Key, Value> {
+    pub(super) const fn held(&self) -> &HashMap<Key, Digest> {
         &self.held
+    }
+
+    /// The addresses of which the kernel may know.
+    pub(super) fn known_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.found_addresses.iter().chain(self.addresses.keys()).copied()
     }
 
     /// How many rules there ought to be.
     pub(super) fn shape(&self) -> Shape {
         let mut shape = Shape::new();
-        for (key, value) in &self.held {
+        for (key, digest) in &self.held {
             let (table, chain, n) = match key {
-                Key::Chain(table, chain) => (table, chain, value.lines().count()),
+                Key::Chain(table, chain) => (table, chain, digest.n_rules as usize),
                 Key::Rule(table, chain, _) => (table, chain, 1),
             };
             *shape.entry((*table, Arc::clone(chain))).or_default() += n;
@@ -269,7 +297,7 @@ impl Tables {
     }
 
     fn set(&mut self, key: Key, value: Option<Value>) {
-        if self.held.get(&key) == value.as_ref() {
+        if self.held.get(&key).copied() == value.as_ref().map(Digest::of) {
             self.pending.remove(&key);
         } else {
             self.pending.insert(key, value);
