@@ -18,7 +18,7 @@ use crate::pages::get;
 const PERIOD: &str = "--iptables-sync-period=500ms";
 
 /// What nft does while it is broken, as a shell would.
-const FAULTS: [(&str, &str); 4] = [
+const NFT_FAULTS: [(&str, &str); 4] = [
     // Root without the capability is refused by the kernel itself.
     ("EPERM", "exec setpriv --bounding-set=-net_admin /usr/sbin/nft \"$@\""),
     (
@@ -27,6 +27,14 @@ const FAULTS: [(&str, &str); 4] = [
     ),
     ("too large", "echo 'Error: Could not process rule: Message too long' >&2; exit 1"),
     ("missing", "exec /nonexistent/nft"),
+];
+
+/// The same of iptables-restore.
+const RESTORE_FAULTS: [(&str, &str); 4] = [
+    ("EPERM", "exec setpriv --bounding-set=-net_admin /usr/sbin/iptables-legacy-restore \"$@\""),
+    ("crash", "echo out of order >&2; kill -9 $$"),
+    ("too large", "echo 'iptables-restore: line 4 failed: Memory allocation problem.' >&2; exit 1"),
+    ("missing", "exec /nonexistent/iptables-restore"),
 ];
 
 struct Scene {
@@ -77,24 +85,40 @@ impl Scene {
 
 #[test]
 fn while_nft_is_refused_what_is_there_goes_on_and_no_change_is_lost() {
-    let mut scene = Scene::new();
+    while_refused(Scene::new(), "nftables", "nft", &NFT_FAULTS);
+}
+
+#[test]
+fn while_iptables_is_refused_what_is_there_goes_on_and_no_change_is_lost() {
+    let scene = Scene::new();
+    // By this a node is known to use the legacy variant.
+    let hint = ["-t", "mangle", "-N", "KUBE-IPTABLES-HINT"];
+    let hinted = scene.node.node().command("iptables-legacy").args(hint).output().unwrap();
+    assert!(hinted.status.success(), "{hinted:?}");
+    while_refused(scene, "iptables", "iptables-legacy-restore", &RESTORE_FAULTS);
+}
+
+fn while_refused(mut scene: Scene, mode: &str, program: &str, faults: &[(&str, &str)]) {
     let bin = scene.cluster.dir().join("bin");
     fs::create_dir(&bin).unwrap();
     let broken = bin.join("broken");
-    let script =
-        format!("#!/bin/sh\n[ -e {0} ] && . {0}\nexec /usr/sbin/nft \"$@\"\n", broken.display());
-    fs::write(bin.join("nft"), script).unwrap();
-    fs::set_permissions(bin.join("nft"), PermissionsExt::from_mode(0o755)).unwrap();
+    let script = format!(
+        "#!/bin/sh\n[ -e {0} ] && . {0}\nexec /usr/sbin/{program} \"$@\"\n",
+        broken.display()
+    );
+    fs::write(bin.join(program), script).unwrap();
+    fs::set_permissions(bin.join(program), PermissionsExt::from_mode(0o755)).unwrap();
     scene.node.set_path(&bin);
-    scene.node.start_proxy_with(&["--proxy-mode=nftables", PERIOD]);
+    scene.node.start_proxy_with(&[&format!("--proxy-mode={mode}"), PERIOD]);
     scene.is_well("at first");
-    for (what, does) in FAULTS {
+    let (first, _) = scene.webs.split_at(1);
+    for (what, does) in faults {
         fs::write(&broken, format!("{does}\n")).unwrap();
-        scene.cluster.set_endpoints(&scene.service, &endpoints(&scene.webs[..1]));
+        scene.cluster.set_endpoints(&scene.service, &endpoints(first));
         scene.is_held_up(what, &scene.webs);
         fs::remove_file(&broken).unwrap();
         scene.is_well(what);
-        scene.goes_on(what, &scene.webs[..1]);
+        scene.goes_on(what, first);
         scene.cluster.set_endpoints(&scene.service, &endpoints(&scene.webs));
         eventually(what, || {
             let tally = scene.cluster.send(&scene.client, Protocol::Tcp, scene.service.v4(), 30);

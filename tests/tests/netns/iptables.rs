@@ -135,40 +135,6 @@ fn what_others_delete_is_repaired_and_what_is_theirs_is_left_alone() {
     }
 }
 
-#[test]
-fn while_iptables_fails_the_proxy_goes_on_trying_and_loses_no_change() {
-    let cluster = Cluster::new();
-    let mut node = node_with(&cluster, "legacy");
-    let webs = node.webs(["web-1", "web-2"]);
-    let client = node.pod("client");
-    let service = cluster.service("web", &webs);
-    // Programs of the same name that fail while there is a file: by a crash, as if not installed,
-    // and as the kernel refuses what is too large.
-    let bin = cluster.dir().join("bin");
-    std::fs::create_dir(&bin).unwrap();
-    let broken = bin.join("broken");
-    let failing = format!("[ -e {0} ] && . {0}", broken.display());
-    put_before(&bin, "iptables-legacy-restore", &failing);
-    node.set_path(&bin);
-    node.start_proxy_with(&[MODE]);
-    let failures = [
-        "echo out of order >&2; kill -9 $$",
-        "echo 'iptables-restore: line 4 failed: Memory allocation problem.' >&2; exit 1",
-        "exit 127",
-    ];
-    for (failure, staying) in failures.into_iter().zip([1, 2, 1]) {
-        std::fs::write(&broken, failure).unwrap();
-        cluster.set_endpoints(&service, &endpoints(&webs)[..staying]);
-        eventually("the failure is told", || status(&node).last_failed > 0);
-        let tally = cluster.send(&client, Protocol::Tcp, service.v4(), 50);
-        assert_eq!(tally.failures, BTreeMap::new(), "what was there goes on: {failure}");
-        std::fs::remove_file(&broken).unwrap();
-        eventually("the change is made", || status(&node).last_failed == 0);
-        let tally = cluster.send(&client, Protocol::Tcp, service.v4(), 50);
-        assert_eq!(answered_by(&tally), names(&webs[..staying]), "{failure}");
-    }
-}
-
 /// `cargo nextest run -P kernel-long`
 mod long {
     use super::*;
