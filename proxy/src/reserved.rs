@@ -30,6 +30,10 @@ pub fn masquerade_ports() -> RangeInclusive<u16> {
     SNAT_FIRST..=SNAT_FIRST + SNAT_MASK
 }
 
+/// The source ports that netfilter may take for what it masquerades on our account: none of those above,
+/// so that a node that changes its mode has no two connections with the same ends.
+pub const NETFILTER_PORTS: RangeInclusive<u16> = 1024..=SNAT_FIRST - 1;
+
 /// The file in which is noted what was put into the kernel's list, beside a status file.
 pub fn file_of(status: &Path) -> PathBuf {
     status.with_extension("ports")

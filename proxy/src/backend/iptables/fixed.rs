@@ -5,6 +5,7 @@ use model::name::Family;
 
 use super::names;
 use super::rules::{Context, Key, Table, Value, line};
+use crate::reserved::NETFILTER_PORTS;
 
 /// The bit of a packet's mark that has it masqueraded, kube-proxy's.
 const MARK: &str = "0x4000/0x4000";
@@ -146,21 +147,29 @@ fn postrouting(family: Family, extras: Extras) -> String {
     if extras.bpf {
         // Whoever was led to itself. Endpoints of this node are marked before, for kernels that
         // do not have the match.
-        line(
-            &mut text,
-            &format!(
-                "-m conntrack --ctstate DNAT -m mark ! --mark {MARK} -m bpf --bytecode \"{}\" \
-                 -j MASQUERADE --random-fully",
-                is_itself(family)
-            ),
+        let led_to_itself = format!(
+            "-m conntrack --ctstate DNAT -m mark ! --mark {MARK} -m bpf --bytecode \"{}\"",
+            is_itself(family)
         );
+        masquerade(&mut text, &led_to_itself);
     }
     line(&mut text, &format!("-m mark ! --mark {MARK} -j RETURN"));
     // Whoever encapsulates the packet must not see it.
     line(&mut text, "-j MARK --set-xmark 0x4000/0x0");
     let comment = "-m comment --comment \"kubernetes service traffic requiring SNAT\"";
+    masquerade(&mut text, comment);
+    // Who else marks packets may mark others.
     line(&mut text, &format!("{comment} -j MASQUERADE --random-fully"));
     text
+}
+
+/// Rules that masquerade what matches, a rule for each protocol that has ports.
+fn masquerade(text: &mut String, what: &str) {
+    let (first, last) = (NETFILTER_PORTS.start(), NETFILTER_PORTS.end());
+    for protocol in ["tcp", "udp", "sctp"] {
+        let ports = format!("--to-ports {first}-{last} --random-fully");
+        line(text, &format!("-p {protocol} {what} -j MASQUERADE {ports}"));
+    }
 }
 
 /// A program that tells whether source and destination are the same, as `-m bpf` takes it.

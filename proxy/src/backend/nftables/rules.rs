@@ -17,6 +17,7 @@ use model::name::Family;
 use super::{MASQUERADE_BIT, TABLE};
 use crate::plan::settings::{NodePorts, PodSource};
 use crate::plan::{Settings, SourceKind};
+use crate::reserved::NETFILTER_PORTS;
 
 /// A table of another schema is replaced as a whole.
 pub(super) const SCHEMA: &str = "schema-2";
@@ -262,6 +263,12 @@ pub(super) fn settings(family: Family, settings: &Settings) -> String {
 pub(super) fn hooks(family: Family) -> String {
     let Words { ip, loopback, .. } = Words::of(family);
     let nat = |hook, priority| format!("{{ type nat hook {hook} priority {priority}; }}");
+    // Only these three protocols are translated.
+    let masquerade = format!(
+        "meta l4proto {{ tcp, udp, sctp }} masquerade to :{}-{} fully-random",
+        NETFILTER_PORTS.start(),
+        NETFILTER_PORTS.end()
+    );
     let guard = "{ type filter hook prerouting priority -300; }";
     let mut text = chain(
         ip,
@@ -278,10 +285,10 @@ pub(super) fn hooks(family: Family) -> String {
             "meta priority set 0".to_owned(),
             format!(
                 "meta mark & {MASQUERADE_BIT:#x} == {MASQUERADE_BIT:#x} \
-             meta mark set meta mark & {:#x} masquerade fully-random",
+                 meta mark set meta mark & {:#x} {masquerade}",
                 !MASQUERADE_BIT
             ),
-            format!("{ip} saddr . {ip} daddr @hairpin masquerade fully-random"),
+            format!("{ip} saddr . {ip} daddr @hairpin {masquerade}"),
         ],
     );
     text += &chain(ip, "prerouting", &nat("prerouting", -100), &["goto arriving".to_owned()]);
