@@ -8,6 +8,7 @@ use load::pins::Pins;
 use load::probe;
 use proxy::backend::Backend;
 use proxy::backend::iptables::Iptables;
+use proxy::backend::ipvs::Ipvs;
 use proxy::backend::nftables::{self, Nftables};
 use proxy::config::ProxyMode;
 use proxy::status::{Status, file_of};
@@ -34,6 +35,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     refuse_while_running(args)?;
     remove_tables(&mut out)?;
     remove_chains(&mut out)?;
+    remove_virtual_services(&mut out)?;
     if !is_running(args) {
         lead::forget(&file_of(&args.bpffs))?;
         let choice = choice::file_of(&file_of(&args.bpffs));
@@ -88,6 +90,18 @@ fn remove_chains(out: &mut impl Write) -> anyhow::Result<()> {
     if Iptables::is_there() {
         Iptables::remove_all()?;
         writeln!(out, "removed the chains KUBE-* of iptables, the kubelet's aside")?;
+    }
+    Ok(())
+}
+
+/// Removes what the IPVS mode left.
+fn remove_virtual_services(out: &mut impl Write) -> anyhow::Result<()> {
+    if Ipvs::is_there() {
+        Ipvs::remove_all()?;
+        writeln!(
+            out,
+            "removed kube-ipvs0, its virtual services, and the sets and rules with them"
+        )?;
     }
     Ok(())
 }

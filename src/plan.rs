@@ -11,6 +11,9 @@ use model::problem::Problem;
 use model::watch::{Health, Watch};
 use proxy::backend::Unsupported;
 use proxy::backend::ebpf::Ebpf;
+use proxy::backend::iptables::Iptables;
+use proxy::backend::ipvs::Ipvs;
+use proxy::backend::nftables::Nftables;
 use proxy::config::ProxyMode;
 use proxy::plan::print::PlanView;
 use proxy::plan::{Frontend, Plan, plan};
@@ -127,10 +130,9 @@ fn unsupported(plan: &Plan, mode: ProxyMode) -> Vec<String> {
 pub(crate) fn supports(mode: ProxyMode, frontend: &Frontend) -> Result<(), Unsupported> {
     match mode {
         ProxyMode::Ebpf => Ebpf::can(frontend),
-        ProxyMode::Nftables | ProxyMode::Iptables | ProxyMode::Ipvs => Err(Unsupported {
-            field: String::new(),
-            reason: format!("this build has no mode {}; use ebpf", mode.name()),
-        }),
+        ProxyMode::Nftables => Nftables::can(frontend),
+        ProxyMode::Iptables => Iptables::can(frontend),
+        ProxyMode::Ipvs => Ipvs::can(frontend),
     }
 }
 

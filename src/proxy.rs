@@ -21,6 +21,7 @@ use model::watch::{Health, Notices, Watch};
 use proxy::backend::Backend;
 use proxy::backend::ebpf::{Addresses, Ebpf, Packets};
 use proxy::backend::iptables::Iptables;
+use proxy::backend::ipvs::{self, Ipvs};
 use proxy::backend::nftables::Nftables;
 use proxy::config::{NodeConfig, ProxyMode};
 use proxy::conntrack::Cleaner;
@@ -36,12 +37,14 @@ use tracing::{info, warn};
 
 pub(crate) mod choice;
 mod conntrack_args;
+mod ipvs_args;
 mod node;
 mod pages;
 mod switch;
 
 use crate::node_args::{NodeArgs, SourceArgs};
 use crate::proxy::conntrack_args::ConntrackArgs;
+use crate::proxy::ipvs_args::IpvsArgs;
 use crate::proxy::node::SocketArgs;
 use crate::proxy::pages::{PageArgs, Pages};
 use crate::proxy::switch::Switch;
@@ -95,6 +98,8 @@ pub(crate) struct KernelArgs {
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     iptables_sync_period: Duration,
     #[command(flatten)]
+    ipvs: IpvsArgs,
+    #[command(flatten)]
     pages: PageArgs,
 }
 
@@ -115,11 +120,13 @@ enum AnySyncer {
     Ebpf(Box<Syncer<Ebpf>>),
     Nftables(Box<Syncer<Nftables>>),
     Iptables(Box<Syncer<Iptables>>),
+    Ipvs(Box<Syncer<Ipvs>>),
 }
 
-/// What the loop of the eBPF mode is accompanied by.
+/// What the loop of a mode is accompanied by.
 #[derive(Default)]
 struct Beside {
+    ipvs: Option<Arc<Mutex<ipvs::Node>>>,
     addresses: Option<Arc<Mutex<Addresses>>>,
     packets: Option<Arc<Mutex<Packets>>>,
     own_dns: Option<OwnDns>,
@@ -187,10 +194,7 @@ impl Proxy {
                 let syncer = Syncer::new(Iptables::new(), node, supports, Box::new(|_| Ok(())))?;
                 (AnySyncer::Iptables(Box::new(syncer)), Beside::default())
             }
-            ProxyMode::Ipvs => anyhow::bail!(
-                "--proxy-mode={}: this build has the modes ebpf, nftables and iptables only",
-                mode.name(),
-            ),
+            ProxyMode::Ipvs => kernel.ipvs(node)?,
         };
         if let Some(teller) = teller {
             syncer.tell(teller);
@@ -231,6 +235,7 @@ impl Proxy {
         let status_file = file_of(&self.bpffs);
         let by_sockets = matches!(self.syncer, AnySyncer::Ebpf(_));
         let following = node::follow_addresses(self.beside.addresses)?;
+        let following_ipvs = node::follow_ipvs(self.beside.ipvs)?;
         let following_links = node::follow_links(self.beside.packets)?;
         // Those that the eBPF mode has connected outlive it.
         let has_sockets = by_sockets || !Pins::new(&self.bpffs).is_empty();
@@ -249,6 +254,7 @@ impl Proxy {
             () = end_stale_sockets(&self.bpffs, seen.clone(), destroyed), if has_sockets => {}
             () = remove_stale_flows(seen.clone(), removed), if !by_sockets => {}
             () = following => {}
+            () = following_ipvs => {}
             () = following_links => {}
             () = node::keep_names(&status_file, seen.clone()), if by_sockets => {}
             () = node::reserve_ports(&status_file, seen.clone()), if by_sockets => {}
@@ -270,6 +276,7 @@ impl AnySyncer {
             Self::Ebpf(syncer) => syncer.observer(),
             Self::Nftables(syncer) => syncer.observer(),
             Self::Iptables(syncer) => syncer.observer(),
+            Self::Ipvs(syncer) => syncer.observer(),
         }
     }
 
@@ -278,6 +285,7 @@ impl AnySyncer {
             Self::Ebpf(syncer) => syncer.tell(teller),
             Self::Nftables(syncer) => syncer.tell(teller),
             Self::Iptables(syncer) => syncer.tell(teller),
+            Self::Ipvs(syncer) => syncer.tell(teller),
         }
     }
 
@@ -292,6 +300,7 @@ impl AnySyncer {
             Self::Ebpf(syncer) => spawn_sync(*syncer, feed, rounds, stopped, audit_period),
             Self::Nftables(syncer) => spawn_sync(*syncer, feed, rounds, stopped, audit_period),
             Self::Iptables(syncer) => spawn_sync(*syncer, feed, rounds, stopped, audit_period),
+            Self::Ipvs(syncer) => spawn_sync(*syncer, feed, rounds, stopped, audit_period),
         }
     }
 }
@@ -308,12 +317,20 @@ impl KernelArgs {
             packets: syncer.backend().packets(),
             own_dns: syncer.backend().dataplane().map(load::Dataplane::own_dns).transpose()?,
             log: syncer.backend().dataplane().and_then(load::Dataplane::take_log),
+            ..Beside::default()
         };
         if let Some(packets) = &beside.packets {
             let mut packets = packets.lock().unwrap_or_else(PoisonError::into_inner);
             packets.set_lifetimes(self.conntrack.lifetimes());
         }
         Ok((AnySyncer::Ebpf(Box::new(syncer)), beside))
+    }
+
+    fn ipvs(&self, node: NodeConfig) -> anyhow::Result<(AnySyncer, Beside)> {
+        let backend = Ipvs::new(self.ipvs.meant(node.masquerade_all)?);
+        let beside = Beside { ipvs: Some(backend.node()), ..Beside::default() };
+        let syncer = Syncer::new(backend, node, Arc::new(Ipvs::can), Box::new(|_| Ok(())))?;
+        Ok((AnySyncer::Ipvs(Box::new(syncer)), beside))
     }
 
     fn config(&self) -> Config {
@@ -351,17 +368,22 @@ fn spawn_sync<B: Backend + 'static>(
 
 /// A duration as kube-proxy takes it: `30s`, `1m`, `500ms`.
 fn duration(text: &str) -> Result<Duration, String> {
+    let duration = duration_or_zero(text)?;
+    if duration.is_zero() { Err("must be more than zero".to_owned()) } else { Ok(duration) }
+}
+
+/// The same, where zero leaves things as they are.
+fn duration_or_zero(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let number: u64 =
         digits.parse().map_err(|error| format!("{text:?} is no duration ({error}); write 30s"))?;
-    let duration = match text.trim_start_matches(digits) {
-        "ms" => Duration::from_millis(number),
-        "s" => Duration::from_secs(number),
-        "m" => Duration::from_secs(number * 60),
-        "h" => Duration::from_secs(number * 3600),
-        _ => return Err(format!("{text:?} has no unit; write 30s, 1m or 500ms")),
-    };
-    if duration.is_zero() { Err("must be more than zero".to_owned()) } else { Ok(duration) }
+    match text.trim_start_matches(digits) {
+        "ms" => Ok(Duration::from_millis(number)),
+        "s" => Ok(Duration::from_secs(number)),
+        "m" => Ok(Duration::from_secs(number * 60)),
+        "h" => Ok(Duration::from_secs(number * 3600)),
+        _ => Err(format!("{text:?} has no unit; write 30s, 1m or 500ms")),
+    }
 }
 
 fn finished(

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use load::pinned::Pinned;
 use proxy::backend::ebpf::usage::{self, Served, Usage};
 use proxy::backend::iptables::Iptables;
+use proxy::backend::ipvs::Ipvs;
 use proxy::backend::nftables;
 use proxy::names;
 use proxy::status::{Status, file_of};
@@ -40,6 +41,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let attached = match status.as_ref().map(|status| &*status.mode) {
         Some("nftables") => print_tables(&mut out)?,
         Some("iptables") => print_chains(&mut out)?,
+        Some("ipvs") => print_virtual_services(&mut out)?,
         _ => print_kernel(&mut out, &args.bpffs)?,
     };
     match (running, status.as_ref()) {
@@ -71,6 +73,14 @@ fn print_chains(out: &mut impl Write) -> anyhow::Result<bool> {
     let hooked = Iptables::is_hooked();
     let words = if hooked { "hooked" } else { "not hooked, or not there" };
     writeln!(out, "kernel      chains KUBE-SERVICES of iptables {words}")?;
+    Ok(hooked)
+}
+
+/// Whether Services' addresses are this node's, where IPVS takes them.
+fn print_virtual_services(out: &mut impl Write) -> anyhow::Result<bool> {
+    let hooked = Ipvs::is_hooked();
+    let words = if hooked { "has addresses" } else { "has no addresses, or is not there" };
+    writeln!(out, "kernel      kube-ipvs0 {words}")?;
     Ok(hooked)
 }
 

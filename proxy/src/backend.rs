@@ -16,6 +16,7 @@ pub mod ebpf;
 pub mod fake;
 pub mod held;
 pub mod iptables;
+pub mod ipvs;
 pub mod nftables;
 mod program;
 

@@ -32,9 +32,14 @@ impl Follower {
 
     /// Keeps `ADDRESSES` at what the node has, for ever. First of all it reads what the node has
     /// now.
-    pub async fn follow(mut self, addresses: &Arc<Mutex<Addresses>>) {
+    pub async fn follow(self, addresses: &Arc<Mutex<Addresses>>) {
+        self.follow_with(|| write(addresses)).await;
+    }
+
+    /// Has something written with each change, for ever, and first of all.
+    pub async fn follow_with(mut self, mut write: impl FnMut() -> io::Result<()>) {
         loop {
-            if let Err(error) = write(addresses) {
+            if let Err(error) = write() {
                 warn!("cannot follow the node's addresses: {error}");
                 tokio::time::sleep(PAUSE).await;
                 continue;

@@ -2,6 +2,9 @@
 //!
 //! Who hears of a change reads everything again: an event that was lost is then no loss.
 
+pub(crate) mod attributes;
+pub(crate) mod talk;
+
 use std::io;
 use std::net::IpAddr;
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::ValueEnum;
 use proxy::backend::ebpf::{Addresses, Ebpf, Packets, Sockets, Translated};
+use proxy::backend::ipvs;
 use proxy::links;
 use proxy::local::{self, Follower};
 use proxy::plan::planner::Supports;
@@ -77,6 +78,25 @@ pub(crate) fn follow_addresses(
     Ok(async move {
         match follower {
             Some((follower, addresses)) => follower.follow(&addresses).await,
+            None => std::future::pending().await,
+        }
+    })
+}
+
+/// Serves node ports at the node's addresses in IPVS mode, as they come and go, for ever.
+///
+/// # Errors
+/// The kernel does not tell of them.
+pub(crate) fn follow_ipvs(
+    node: Option<Arc<Mutex<ipvs::Node>>>,
+) -> anyhow::Result<impl Future<Output = ()>> {
+    let follower = Follower::new().context("cannot hear of the node's addresses")?;
+    Ok(async move {
+        match node {
+            Some(node) => {
+                let write = || ipvs::follow(&node).map_err(std::io::Error::other);
+                follower.follow_with(write).await;
+            }
             None => std::future::pending().await,
         }
     })

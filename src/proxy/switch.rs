@@ -18,6 +18,7 @@ use load::{Config, probe};
 use proxy::backend::Backend;
 use proxy::backend::ebpf::{Ebpf, Sockets};
 use proxy::backend::iptables::Iptables;
+use proxy::backend::ipvs::{Ipvs, Options};
 use proxy::backend::nftables::{self, Nftables};
 use proxy::config::ProxyMode;
 use proxy::conntrack;
@@ -51,7 +52,7 @@ enum Left {
 impl Switch {
     /// From whatever there is to a mode.
     pub(super) fn to(mode: ProxyMode, config: Config, sockets: Sockets) -> Self {
-        let all = [ProxyMode::Ebpf, ProxyMode::Nftables, ProxyMode::Iptables];
+        let all = [ProxyMode::Ebpf, ProxyMode::Nftables, ProxyMode::Iptables, ProxyMode::Ipvs];
         let left = all.into_iter().filter(|other| *other != mode).collect();
         Self { mode, config, sockets, left }
     }
@@ -87,7 +88,7 @@ impl Switch {
             ProxyMode::Ebpf => self.drain_ebpf(),
             ProxyMode::Nftables => self.retire(Nftables::new(), nftables::is_there()),
             ProxyMode::Iptables => self.retire(Iptables::new(), Iptables::is_there()),
-            ProxyMode::Ipvs => Ok(Left::Nothing),
+            ProxyMode::Ipvs => self.retire(Ipvs::new(Options::default()), Ipvs::is_there()),
         };
         match done {
             Ok(left) => left == Left::Something,
@@ -104,7 +105,11 @@ impl Switch {
             return Ok(Left::Nothing);
         }
         old.prepare()?;
-        old.drain()?;
+        let drained = old.drain()?;
+        // Its connections are its own.
+        if drained.flows.is_some_and(|n| n > 0) {
+            return Ok(Left::Something);
+        }
         // Where this mode translates by netfilter itself, its own hooks do for them.
         if self.mode == ProxyMode::Ebpf && conntrack::n_translated()? > 0 {
             return Ok(Left::Something);

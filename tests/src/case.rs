@@ -63,6 +63,19 @@ pub struct Expectation {
     pub outcome: String,
     /// What becomes of it in modes that cannot do that, by the mode's name.
     pub deviations: Vec<(String, String)>,
+    /// Where a mode's kernel deviates from what is planned for it.
+    pub kernels: Vec<KernelDeviation>,
+}
+
+/// A mode does otherwise than planned, because its kernel cannot do that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelDeviation {
+    /// The mode.
+    pub mode: String,
+    /// What becomes of the connection.
+    pub outcome: String,
+    /// Why.
+    pub reason: String,
 }
 
 impl Expectation {
@@ -70,6 +83,12 @@ impl Expectation {
     pub fn outcome_in(&self, mode: &str) -> &str {
         let deviation = self.deviations.iter().find(|(other, _)| other == mode);
         deviation.map_or(&self.outcome, |(_, outcome)| outcome)
+    }
+
+    /// What must become of its packets in a mode.
+    pub fn packets_in(&self, mode: &str) -> &str {
+        let deviation = self.kernels.iter().find(|it| it.mode == mode);
+        deviation.map_or_else(|| self.outcome_in(mode), |it| &it.outcome)
     }
 }
 
@@ -160,6 +179,7 @@ fn content(lines: Vec<Line>) -> Vec<Line> {
 fn expectation(line: &Line) -> Option<Expectation> {
     let (packet, outcomes) = line.text.split_once(" = ")?;
     let (outcome, deviations) = outcomes.split_once('|').unwrap_or((outcomes, ""));
+    let (deviations, kernels) = self::deviations(deviations)?;
     let (from, to) = packet.split_once("->")?;
     let (from, interface) = match from.trim().split_once(" on ") {
         Some((from, interface)) => (from, Some(interface.trim().to_owned())),
@@ -173,18 +193,28 @@ fn expectation(line: &Line) -> Option<Expectation> {
         to: stage::socket(to)?,
         protocol: Protocol::parse(&protocol.to_uppercase()).ok()?,
         outcome: outcome.trim().to_owned(),
-        deviations: self::deviations(deviations)?,
+        deviations,
+        kernels,
     })
 }
 
-/// `MODE…: OUTCOME`, separated by `|`.
-fn deviations(text: &str) -> Option<Vec<(String, String)>> {
-    let mut deviations = Vec::new();
+/// Modes, and what becomes of a connection in each.
+type Deviations = Vec<(String, String)>;
+
+/// `MODE…: OUTCOME` or `MODE deviates: OUTCOME (REASON)`, separated by `|`.
+fn deviations(text: &str) -> Option<(Deviations, Vec<KernelDeviation>)> {
+    let (mut deviations, mut kernels) = (Vec::new(), Vec::new());
     for deviation in text.split('|').filter(|deviation| !deviation.trim().is_empty()) {
         let (modes, outcome) = deviation.split_once(": ")?;
         let outcome = outcome.trim();
+        if let Some(mode) = modes.trim().strip_suffix(" deviates") {
+            let (outcome, reason) = outcome.strip_suffix(')')?.split_once(" (")?;
+            let [mode, outcome, reason] = [mode, outcome, reason].map(str::to_owned);
+            kernels.push(KernelDeviation { mode, outcome, reason });
+            continue;
+        }
         deviations
             .extend(modes.split_whitespace().map(|mode| (mode.to_owned(), outcome.to_owned())));
     }
-    Some(deviations)
+    Some((deviations, kernels))
 }

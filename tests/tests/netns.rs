@@ -21,6 +21,8 @@ mod faults;
 mod hairpin;
 #[path = "netns/iptables.rs"]
 mod iptables;
+#[path = "netns/ipvs.rs"]
+mod ipvs;
 #[path = "netns/leftovers.rs"]
 mod leftovers;
 #[path = "netns/loadtest.rs"]

@@ -188,7 +188,20 @@ const OLD_RUSTC: &str = "/usr/bin/rustc is not the one built with LLVM 22. Add D
 
 fn packages(need: Need, compiler: Compiler, bpf_linker: bool) -> BTreeSet<&'static str> {
     match need {
-        Need::Vm => return BTreeSet::from(["qemu-system-x86", "cpio", "xz-utils", "binutils"]),
+        // Some of them run in the guests.
+        Need::Vm => {
+            return BTreeSet::from([
+                "qemu-system-x86",
+                "cpio",
+                "xz-utils",
+                "binutils",
+                "iproute2",
+                "iptables",
+                "nftables",
+                "ipset",
+                "ipvsadm",
+            ]);
+        }
         Need::Bench => return BTreeSet::from(["knot", "unbound", "dnsperf", "wrk"]),
         Need::Image => return BTreeSet::from(["containerd", "runc"]),
         Need::Build | Need::Test | Need::Ci => {}

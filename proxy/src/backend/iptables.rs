@@ -25,11 +25,13 @@ mod rules;
 mod tables;
 mod variant;
 
-use fixed::{Charge, Extras};
+pub(in crate::backend) use fixed::Charge;
+use fixed::Extras;
 use read::Found;
+pub(in crate::backend) use read::target;
 use rules::{Key, Table};
 use tables::Tables;
-use variant::{PATIENCE, Programs, Variant};
+pub(in crate::backend) use variant::{PATIENCE, Programs, Variant};
 
 use crate::backend::program::ProgramError;
 use crate::backend::{
@@ -397,7 +399,7 @@ fn endpoints(found: &Found, rules: &[&Key]) -> BTreeSet<SocketAddr> {
     while let Some(rule) = open.pop() {
         let endpoint = read::after(&rule, "--to-destination");
         endpoints.extend(endpoint.and_then(|text| text.parse::<SocketAddr>().ok()));
-        let Some(target) = read::target(&rule) else { continue };
+        let Some(target) = target(&rule) else { continue };
         if seen.insert(target.to_owned())
             && let Some(chain) = found.held.get(&Key::Chain(Table::Nat, target.into()))
         {

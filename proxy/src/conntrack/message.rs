@@ -8,6 +8,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use model::name::Family;
 
+use crate::netlink::attributes::{
+    self, ACK, Attributes, DONE, DUMP, ERROR, NESTED, REQUEST, attribute, error_of, messages,
+};
+
 /// A flow, as far as it matters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Flow {
@@ -32,13 +36,6 @@ pub(super) enum Answer {
 
 const GET: u16 = 0x0101;
 const DELETE: u16 = 0x0102;
-const REQUEST: u16 = 1;
-const ACK: u16 = 4;
-const DUMP: u16 = 0x300;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const HEADER: usize = 16;
-const NESTED: u16 = 0x8000;
 
 const TUPLE_ORIG: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
@@ -79,8 +76,8 @@ pub(super) fn translated(datagram: &[u8]) -> Translated {
     let mut told = Translated::default();
     for (kind, payload) in messages(datagram) {
         match kind {
-            NLMSG_DONE => told.end = Some(0),
-            NLMSG_ERROR => told.end = Some(error_of(payload)),
+            DONE => told.end = Some(0),
+            ERROR => told.end = Some(error_of(payload)),
             _ => {
                 let status = |(kind, value): (u16, &[u8])| {
                     (kind == STATUS).then(|| value.try_into().ok().map(u32::from_be_bytes))?
@@ -104,27 +101,12 @@ pub(super) fn parse(datagram: &[u8]) -> Vec<Answer> {
     let mut answers = Vec::new();
     for (kind, payload) in messages(datagram) {
         match kind {
-            NLMSG_DONE => answers.push(Answer::Done),
-            NLMSG_ERROR => answers.push(Answer::Error(error_of(payload))),
+            DONE => answers.push(Answer::Done),
+            ERROR => answers.push(Answer::Error(error_of(payload))),
             _ => answers.extend(payload.get(4..).and_then(flow).map(Answer::Flow)),
         }
     }
     answers
-}
-
-/// The messages of a datagram, and what each is.
-fn messages(mut datagram: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let length = u32_at(datagram, 0).and_then(|length| usize::try_from(length).ok())?;
-        let message = datagram.get(..length).filter(|_| length >= HEADER)?;
-        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((u16_at(message, 4)?, message.get(HEADER..).unwrap_or_default()))
-    })
-}
-
-fn error_of(payload: &[u8]) -> i32 {
-    let code = u32_at(payload, 0).unwrap_or_default();
-    code.cast_signed().wrapping_neg()
 }
 
 fn flow(attributes: &[u8]) -> Option<Flow> {
@@ -172,49 +154,12 @@ fn port(value: &[u8]) -> Option<u16> {
     value.try_into().ok().map(u16::from_be_bytes)
 }
 
-/// Type and value of each.
-struct Attributes<'a>(&'a [u8]);
-
-impl<'a> Iterator for Attributes<'a> {
-    type Item = (u16, &'a [u8]);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let length = usize::from(u16_at(self.0, 0)?);
-        let kind = u16_at(self.0, 2)? & !NESTED;
-        let value = self.0.get(4..length)?;
-        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, value))
-    }
-}
-
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
-    let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
-    bytes.extend(value);
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes
-}
-
 fn message(kind: u16, flags: u16, family: Family, attributes: &[u8]) -> Vec<u8> {
     let family = match family {
         Family::V4 => 2,
         Family::V6 => 10,
     };
-    let length = u32::try_from(HEADER + 4 + attributes.len()).unwrap_or(u32::MAX);
-    let mut bytes = length.to_ne_bytes().to_vec();
-    bytes.extend([kind.to_ne_bytes(), flags.to_ne_bytes()].concat());
-    bytes.extend([0; 8]); // sequence and port: one request at a time
-    bytes.extend([family, 0, 0, 0]);
-    bytes.extend(attributes);
-    bytes
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+    attributes::message(kind, flags, &[family, 0, 0, 0], attributes)
 }
 
 #[cfg(test)]
@@ -232,7 +177,7 @@ pub(super) mod tests {
         let of = |status: Vec<u8>| message(GET, 0, Family::V4, &status);
         let datagram = [of(status(0x1ae)), of(status(0x18e)), of(Vec::new())].concat();
         assert_eq!(translated(&datagram), Translated { n: 1, end: None });
-        let done = message(NLMSG_DONE, 0, Family::V4, &[]);
+        let done = message(DONE, 0, Family::V4, &[]);
         assert_eq!(translated(&done), Translated { n: 0, end: Some(0) });
     }
 

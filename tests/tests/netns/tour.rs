@@ -28,6 +28,14 @@ fn no_connection_is_lost_on_a_tour_through_the_modes() {
     tour(&["ebpf", "nftables", "iptables", "ebpf"]);
 }
 
+/// On a kernel that has IPVS.
+mod vm {
+    #[test]
+    fn no_connection_is_lost_on_a_tour_between_nftables_and_ipvs() {
+        super::tour(&["nftables", "ipvs", "nftables", "ipvs"]);
+    }
+}
+
 fn tour(modes: &[&str]) {
     let cluster = Cluster::new();
     let mut node = cluster.node("node-a");
@@ -68,6 +76,7 @@ fn tour(modes: &[&str]) {
     assert!(cleaned.status.success(), "{cleaned:?}");
     assert!(listed(&node, "nft", "list tables").lines().all(|table| !table.contains("fairlead")));
     assert!(!listed(&node, "iptables-save", "").contains("KUBE-"));
+    assert!(!listed(&node, "ip", "link").contains("kube-ipvs0"));
     assert!(!has_files(node.bpffs()));
 }
 
@@ -86,6 +95,9 @@ fn left_alone(node: &Node, mode: &str) {
         "iptables" => ["iptables-save", "ip6tables-save"]
             .iter()
             .all(|program| !listed(node, program, "").contains("-j KUBE-SERVICES")),
+        "ipvs" => ["iptables-save", "ip6tables-save"]
+            .iter()
+            .all(|program| !listed(node, program, "").contains("-j KUBE-IPVS-SERVICES")),
         _ => node.log().contains("the mode ebpf leaves new connections alone"),
     };
     eventually("new connections are left to the next mode", is_left_alone);

@@ -184,7 +184,7 @@ impl<'a> Play<'a> {
 
     fn trial(&self, expectation: &'a Expectation) -> Trial<'a> {
         let place = format!("{}:{}", self.case.name, expectation.number);
-        let text = expectation.outcome_in(&self.mode.backend);
+        let text = expectation.packets_in(&self.mode.backend);
         let outcome = Outcome::parse(text).unwrap_or_else(|| panic!("{place}: no outcome: {text}"));
         let family = Family::of(&expectation.to.ip());
         let source = cast::address(&expectation.from, family)
@@ -314,7 +314,7 @@ impl<'a> Play<'a> {
                     trial.expectation.from,
                     cast::shown(trial.expectation.to),
                     trial.expectation.protocol,
-                    trial.expectation.outcome_in(&self.mode.backend),
+                    trial.expectation.packets_in(&self.mode.backend),
                 )),
             }
         }

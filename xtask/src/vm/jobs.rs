@@ -30,6 +30,76 @@ pub(super) struct Job {
 const NETWORK: &[&str] =
     &["bridge", "veth", "inet_diag", "tcp_diag", "udp_diag", "sch_ingress", "cls_bpf"];
 
+/// The same, and what the modes on netfilter have: IPVS with all its schedulers, sets, rules and nftables.
+const IPVS: &[&str] = &[
+    "bridge",
+    "veth",
+    "inet_diag",
+    "tcp_diag",
+    "udp_diag",
+    "dummy",
+    "sctp",
+    "ip_vs",
+    "ip_vs_rr",
+    "ip_vs_wrr",
+    "ip_vs_lc",
+    "ip_vs_wlc",
+    "ip_vs_lblc",
+    "ip_vs_lblcr",
+    "ip_vs_sh",
+    "ip_vs_dh",
+    "ip_vs_sed",
+    "ip_vs_nq",
+    "ip_vs_mh",
+    "ip_set_hash_ip",
+    "ip_set_hash_ipport",
+    "ip_set_hash_ipportip",
+    "ip_set_hash_ipportnet",
+    "xt_set",
+    "xt_ipvs",
+    "xt_mark",
+    "xt_connmark",
+    "xt_conntrack",
+    "xt_addrtype",
+    "xt_MASQUERADE",
+    "xt_tcpudp",
+    "ipt_REJECT",
+    "ip6t_REJECT",
+    "nft_compat",
+    "nft_chain_nat",
+    "nf_conntrack_netlink",
+    "nft_ct",
+    "nft_nat",
+    "nft_masq",
+    "nft_reject_inet",
+    "nft_numgen",
+    "nft_hash",
+    "nft_fib_inet",
+    "nft_objref",
+];
+
+/// Programs for it. The guest's own shell would take its own `ip` for this one.
+const NETFILTER: &[&str] = &[
+    "sh",
+    "ip",
+    "ipset",
+    "ipvsadm",
+    "nft",
+    "iptables",
+    "ip6tables",
+    "iptables-save",
+    "ip6tables-save",
+    "iptables-nft",
+    "iptables-nft-save",
+    "iptables-nft-restore",
+    "ip6tables-nft",
+    "ip6tables-nft-save",
+    "ip6tables-nft-restore",
+];
+
+/// What iptables loads for its matches and targets.
+const XTABLES: &str = "/usr/lib/x86_64-linux-gnu/xtables";
+
 /// The tests with simulated nodes.
 const NETNS: &[(&str, &str)] = &[("tests", "netns")];
 
@@ -37,7 +107,7 @@ const NETNS: &[(&str, &str)] = &[("tests", "netns")];
 const TOOLS: &[&str] = &["dash", "ip"];
 
 /// All of them, in the order in which they are done.
-pub(super) const JOBS: [Job; 3] = [
+pub(super) const JOBS: [Job; 5] = [
     // How large the programs are, and what verifying them takes.
     Job {
         name: "programs",
@@ -70,5 +140,27 @@ pub(super) const JOBS: [Job; 3] = [
         programs: TOOLS,
         command: "/bin/deps/netns --test-threads=1 cluster_ip::",
         seconds: 600,
+    },
+    // The cases with real packets in IPVS mode.
+    Job {
+        name: "ipvs-cases",
+        kernels: &["6.1"],
+        modules: IPVS,
+        tests: &[("tests", "netns_cases")],
+        files: &["tests/cases/service", XTABLES],
+        programs: NETFILTER,
+        command: "CASE_MODE='ipvs=--proxy-mode=ipvs' /bin/deps/netns_cases --test-threads=1 ipvs::",
+        seconds: 3000,
+    },
+    // What the IPVS mode does beside them.
+    Job {
+        name: "ipvs",
+        kernels: &["6.1"],
+        modules: IPVS,
+        tests: NETNS,
+        files: &[XTABLES],
+        programs: NETFILTER,
+        command: "/bin/deps/netns --test-threads=1 ipvs::vm:: tour::vm::",
+        seconds: 900,
     },
 ];

@@ -19,7 +19,7 @@ pub(super) struct Extras {
 
 /// How far a dataplane is in charge.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Charge {
+pub(in crate::backend) enum Charge {
     /// Packets do not come through its chains.
     #[default]
     No,

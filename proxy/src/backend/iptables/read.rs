@@ -122,7 +122,7 @@ pub(super) fn addresses(key: &Key, value: &Value) -> Vec<IpAddr> {
 }
 
 /// Where a rule leads.
-pub(super) fn target(rule: &str) -> Option<&str> {
+pub(in crate::backend) fn target(rule: &str) -> Option<&str> {
     after(rule, "-j").or_else(|| after(rule, "-g"))
 }
 

@@ -15,11 +15,11 @@ use crate::backend::program::{Program, ProgramError};
 /// How long to wait for others who change the tables.
 const WAIT: &str = "5";
 /// How long such a wait may take.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+pub(in crate::backend) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A variant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Variant {
+pub(in crate::backend) enum Variant {
     /// On the kernel's xtables.
     Legacy,
     /// On nftables.
@@ -30,7 +30,7 @@ pub(super) enum Variant {
 
 /// The programs of one variant and family.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Programs {
+pub(in crate::backend) struct Programs {
     command: &'static str,
     save: Program,
     restore: Program,
@@ -41,7 +41,7 @@ impl Variant {
     ///
     /// # Errors
     /// There is none.
-    pub(super) fn detect() -> Result<Self, ProgramError> {
+    pub(in crate::backend) fn detect() -> Result<Self, ProgramError> {
         let nft = Self::Nft.found();
         let legacy = Self::Legacy.found();
         match (nft, legacy) {
@@ -93,7 +93,7 @@ fn choose(nft: &Seen, legacy: &Seen) -> Variant {
 
 impl Programs {
     /// Those of a variant and family.
-    pub(super) const fn of(variant: Variant, family: Family) -> Self {
+    pub(in crate::backend) const fn of(variant: Variant, family: Family) -> Self {
         let (command, save, restore) = match (variant, family) {
             (Variant::Legacy, Family::V4) => {
                 ("iptables-legacy", "iptables-legacy-save", "iptables-legacy-restore")
@@ -119,17 +119,22 @@ impl Programs {
 
     /// Reads the tables.
     pub(super) fn find(self) -> Result<Found, ProgramError> {
+        Ok(read::parse(&self.save()?))
+    }
+
+    /// What stands in the tables, as `iptables-save` prints it.
+    pub(in crate::backend) fn save(self) -> Result<String, ProgramError> {
         let text = self.save.run(&[], &[])?;
-        Ok(read::parse(&String::from_utf8_lossy(&text)))
+        Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
     /// Carries out a transaction; each of its tables is changed at once.
-    pub(super) fn restore(self, text: &str) -> Result<(), ProgramError> {
+    pub(in crate::backend) fn restore(self, text: &str) -> Result<(), ProgramError> {
         self.restore.run(&["--noflush", "--wait", WAIT], text.as_bytes()).map(drop)
     }
 
     /// For one rule or chain at a time.
-    pub(super) fn single(self) -> IPTables {
+    pub(in crate::backend) fn single(self) -> IPTables {
         IPTables { cmd: self.command, has_check: true, has_wait: true, is_numeric: true }
     }
 }
