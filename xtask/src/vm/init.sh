@@ -16,6 +16,8 @@ done
 ip link set lo up
 
 uname -a
+# Tests hold every connection open that they keep.
+ulimit -n 65536
 /command
 echo "FAIRLEAD-VM-EXIT $?"
 poweroff -f

@@ -107,7 +107,7 @@ const NETNS: &[(&str, &str)] = &[("tests", "netns")];
 const TOOLS: &[&str] = &["dash", "ip"];
 
 /// All of them, in the order in which they are done.
-pub(super) const JOBS: [Job; 5] = [
+pub(super) const JOBS: [Job; 6] = [
     // How large the programs are, and what verifying them takes.
     Job {
         name: "programs",
@@ -117,7 +117,7 @@ pub(super) const JOBS: [Job; 5] = [
         files: &["ebpf/load/tests/programs.txt"],
         programs: &[],
         command: "/bin/deps/kernel_programs --nocapture",
-        seconds: 240,
+        seconds: 600,
     },
     // The packet table: what goes into the programs, and what comes out.
     Job {
@@ -128,7 +128,7 @@ pub(super) const JOBS: [Job; 5] = [
         files: &["tests/cases/packet"],
         programs: &[],
         command: "/bin/deps/kernel_packet --test-threads=1",
-        seconds: 600,
+        seconds: 900,
     },
     // Services with real traffic, TCP and UDP, over both families, within a node and across nodes.
     Job {
@@ -139,7 +139,18 @@ pub(super) const JOBS: [Job; 5] = [
         files: &[],
         programs: TOOLS,
         command: "/bin/deps/netns --test-threads=1 cluster_ip::",
-        seconds: 600,
+        seconds: 1800,
+    },
+    // The core of the case table, by packets alone.
+    Job {
+        name: "cases",
+        kernels: &KERNELS,
+        modules: NETWORK,
+        tests: &[("tests", "netns_cases")],
+        files: &["tests/cases/service"],
+        programs: TOOLS,
+        command: "CASE_CORE=1 /bin/deps/netns_cases --test-threads=1 ebpf-packets::",
+        seconds: 1800,
     },
     // The cases with real packets in IPVS mode.
     Job {
