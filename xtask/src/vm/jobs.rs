@@ -103,9 +103,6 @@ const XTABLES: &str = "/usr/lib/x86_64-linux-gnu/xtables";
 /// The tests with simulated nodes.
 const NETNS: &[(&str, &str)] = &[("tests", "netns")];
 
-/// Where the tests start `ip` the guest's own shell would start its own, which knows less.
-const TOOLS: &[&str] = &["dash", "ip"];
-
 /// All of them, in the order in which they are done.
 pub(super) const JOBS: [Job; 6] = [
     // How large the programs are, and what verifying them takes.
@@ -137,7 +134,7 @@ pub(super) const JOBS: [Job; 6] = [
         modules: NETWORK,
         tests: NETNS,
         files: &[],
-        programs: TOOLS,
+        programs: &[],
         command: "/bin/deps/netns --test-threads=1 cluster_ip::",
         seconds: 1800,
     },
@@ -148,7 +145,7 @@ pub(super) const JOBS: [Job; 6] = [
         modules: NETWORK,
         tests: &[("tests", "netns_cases")],
         files: &["tests/cases/service"],
-        programs: TOOLS,
+        programs: &[],
         command: "CASE_CORE=1 /bin/deps/netns_cases --test-threads=1 ebpf-packets::",
         seconds: 1800,
     },
