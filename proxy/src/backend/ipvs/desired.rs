@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  frontend ─▶ where it is ─▶ a virtual service there: endpoints for sources from outside
-//!              (each of the ─▶ another, by mark, for pods or the node where theirs are others,
-//!              node's own)     and for all whose clients are remembered together
+//!              (each of the ─▶ another, by mark, for pods or the node where theirs are others
+//!              node's own)
 //!                           ─▶ entries of the sets: masqueraded, restricted, dropped, led by mark
 //! ```
 
@@ -35,20 +35,8 @@ pub(super) struct Marks {
     taken: HashSet<u32>,
 }
 
-/// What has a mark of its own: something of a Service port.
-type Marked = (ServicePortName, Family, Part);
-
-/// What of a Service port has a mark.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Part {
-    /// One kind of frontend, for one kind of source.
-    Frontend(FrontendKind, SourceKind),
-    /// All whose clients are remembered together: those with these endpoints.
-    Remembered {
-        /// Of this node only, while others serve elsewhere.
-        is_local: bool,
-    },
-}
+/// What has a mark of its own: of a Service port one kind of frontend, for one kind of source.
+type Marked = (ServicePortName, Family, (FrontendKind, SourceKind));
 
 impl Marks {
     /// The mark of that; the same as long as the process lives, and most likely after it.
@@ -147,14 +135,11 @@ impl Context<'_> {
                 continue;
             }
             let endpoints = endpoints(route);
-            let part = match endpoints.filter(|_| frontend.affinity.is_some()) {
-                Some(set) => {
-                    let is_local = set.iter().all(|endpoint| endpoint.local);
-                    Part::Remembered { is_local: is_local && set.len() < frontend.serving.len() }
-                }
-                None if endpoints != base => Part::Frontend(frontend.kind, kind),
-                None => continue,
-            };
+            // Where IPVS remembers clients, a virtual service by mark keeps the port that was asked.
+            if endpoints == base || frontend.affinity.is_some() {
+                continue;
+            }
+            let part = (frontend.kind, kind);
             let mark = self.marks.of((frontend.service.clone(), family, part));
             add(lead, text.clone(), Value::Mark(mark));
             virtuals.push((VirtualKey::Mark(family, mark), endpoints));

@@ -266,7 +266,15 @@ impl Context<'_> {
             Family::V4 => ("icmp", "icmp-port-unreachable"),
             Family::V6 => ("ipv6-icmp", "icmp6-port-unreachable"),
         };
-        let mut rules = vec![format!("-p {icmp} -j RETURN")];
+        // CVE-2020-8558.
+        let loopback = match self.family {
+            Family::V4 => "127.0.0.0/8",
+            Family::V6 => "::1/128",
+        };
+        let mut rules = vec![
+            format!("-d {loopback} -m addrtype ! --src-type LOCAL -j DROP"),
+            format!("-p {icmp} -j RETURN"),
+        ];
         for set in [Set::ClusterIp, Set::LoadBalancer, Set::ExternalIp] {
             rules.push(format!("{}-j RETURN", self.is_in(set, "dst,dst")));
         }

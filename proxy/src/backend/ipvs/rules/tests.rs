@@ -98,6 +98,7 @@ fn the_rules_tell_sources_apart() {
         -m set --match-set KUBE-NODE-PORT dst,dst -j KUBE-IPVS-MARK-MASQ"#]]
     .assert_eq(&of(SERVICES));
     expect_test::expect![[r#"
+        -d 127.0.0.0/8 -m addrtype ! --src-type LOCAL -j DROP
         -p icmp -j RETURN
         -m set --match-set KUBE-CLUSTER-IP dst,dst -j RETURN
         -m set --match-set KUBE-LOAD-BALANCER dst,dst -j RETURN

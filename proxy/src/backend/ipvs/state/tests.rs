@@ -219,11 +219,7 @@ fn who_may_use_a_vip_is_in_a_set_and_clients_are_remembered() {
         + KUBE-LOAD-BALANCER-FW 192.0.2.20,tcp:80
         + KUBE-LOAD-BALANCER-SOURCE-CIDR 192.0.2.20,tcp:80,198.51.100.7
         + KUBE-LOAD-BALANCER-SOURCE-CIDR 192.0.2.20,tcp:80,203.0.113.0/24
-        + KUBE-ROUTE-NODE 192.0.2.20,tcp:80 mark of TCP
-        + KUBE-ROUTE-OUTSIDE 192.0.2.20,tcp:80 mark of TCP
-        + KUBE-ROUTE-POD 192.0.2.20,tcp:80 mark of TCP
-        + address 192.0.2.20
-        + mark rr 600 ▶ 10.244.2.2:80*1"#]]
+        + address 192.0.2.20"#]]
     .assert_eq(&written(&mut state).join("\n"));
 }
 
