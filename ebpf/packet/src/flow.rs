@@ -13,6 +13,8 @@ use crate::tables::{Added, Chosen, Stage, Tables};
 const TRIES: u32 = 16;
 /// How many of them leave half-open connections alone. Whoever floods takes all ports with those.
 const POLITE: u32 = 12;
+/// For how many seconds the end that closed a TCP connection first remembers it: Linux has 60.
+const TIME_WAIT: u32 = 60;
 
 /// A connection, where it lies.
 #[derive(Clone, Copy, Debug)]
@@ -247,11 +249,14 @@ pub fn claim(tables: &impl Tables, stage: Stage, name: &Tuple, sent: &Tuple, for
         && key != *sent
         && is_named(holder.live, &key, name)
     {
-        // A closed connection gives way, as it does in TIME_WAIT. What else is left of it is believed for
-        // the rest of the second at most, then leads nowhere, and is swept.
+        // A closed connection gives way once its endpoint has forgotten it, too (TIME_WAIT): until then it
+        // may take another client's packet for an old one, by its timestamp, and let that wait. What else
+        // is left of it is believed for the rest of the second at most, then leads nowhere, and is swept.
         let is_ended = key.protocol == TCP && holder.live.is_closed();
-        let is_taken = forced && holder.stage == Stage::New;
-        if !is_ended && !is_taken {
+        let is_forgotten =
+            is_ended && tables.seconds().wrapping_sub(holder.live.seen()) > TIME_WAIT;
+        let is_taken = forced && (is_ended || holder.stage == Stage::New);
+        if !is_forgotten && !is_taken {
             return false;
         }
         tables.ended(holder.live);
