@@ -101,6 +101,8 @@ impl Means {
 pub(crate) struct Attachment {
     known: Option<Device>,
     links: [Option<Link>; 2],
+    /// The programs of filters.
+    filters: [Option<u32>; 2],
 }
 
 /// The programs that go with [`Devices::programs`].
@@ -150,10 +152,17 @@ impl Devices {
     }
 
     fn attachment(&self, index: u32) -> Attachment {
+        const HOOKS: [Hook; 2] = [Hook::Ingress, Hook::Egress];
         let link = |hook: Hook| standing::link(&self.pins.device(index, hook.name()));
+        // One that no pin tells of would stay for ever.
+        let filter = |hook: Hook| {
+            let is_pinned = self.pins.filter(index, hook.name()).exists();
+            if is_pinned { clsact::program(index, hook) } else { None }
+        };
         Attachment {
             known: self.known.get(&index, 0).ok(),
-            links: [Hook::Ingress, Hook::Egress].map(link),
+            links: HOOKS.map(link),
+            filters: if self.by == Means::Clsact { HOOKS.map(filter) } else { [None; 2] },
         }
     }
 
