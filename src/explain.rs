@@ -12,6 +12,7 @@ use model::name::{Family, Protocol};
 use model::parse::parse_ip;
 use proxy::plan::trace::{Decision, Masquerading, Packet, Verdict, View, trace};
 use proxy::plan::{At, FrontendKey, plan};
+use proxy::status::{Status, file_of};
 use serde::Serialize;
 
 mod kernel;
@@ -69,7 +70,10 @@ fn explain(args: &Args, out: &mut impl Write) -> anyhow::Result<()> {
         args.source_ip,
         args.to.socket.ip(),
     );
-    let config = args.node.meant()?;
+    let mut config = args.node.meant()?;
+    // What the proxy there leaves out, since its own process serves it.
+    config.answers_names = Status::read(&file_of(&args.bpffs))
+        .is_ok_and(|status| status.answers_names && *status.node == *config.node_name);
     let mode = args.node.as_typed()?.mode()?;
     let snapshot = snapshot(&args.source, &config.node_name)?;
     let plan = plan(&snapshot, &config);

@@ -19,7 +19,8 @@ pub(crate) struct Args {
     /// The directory that the proxy was started with.
     #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf/fairlead")]
     bpffs: PathBuf,
-    /// List the connected UDP sockets of this node with the Service's address that each named and
+    /// List the connected UDP sockets of this node, and TCP sockets of Services with the annotation
+    /// fairlead.dev/end-connections, with the Service's address that each named and
     /// the endpoint that it talks to, and end.
     #[arg(long)]
     sockets: bool,
@@ -38,7 +39,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if args.sockets {
         let peers = pinned.udp_peers().with_context(nothing)?;
         let mut out = std::io::stdout().lock();
-        for (cookie, peer) in peers.iter() {
+        for (cookie, peer) in peers.all()? {
             writeln!(out, "{}", peer_line(cookie, &peer))?;
         }
         return Ok(ExitCode::SUCCESS);

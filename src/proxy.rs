@@ -177,6 +177,7 @@ impl Proxy {
             pid: std::process::id(),
             mode: mode.name().to_owned(),
             node: node_name.to_string(),
+            answers_names: node.answers_names,
             ..Status::default()
         };
         let (mut syncer, beside) = match mode {
@@ -393,7 +394,7 @@ fn finished(
     Ok(ExitCode::SUCCESS)
 }
 
-/// After each round that changed UDP endpoints, ends the sockets that are connected to none.
+/// After each round that changed endpoints of such sockets, ends those that are connected to none.
 async fn end_stale_sockets(
     bpffs: &Path,
     mut seen: watch::Receiver<Option<Arc<Round>>>,
@@ -401,20 +402,21 @@ async fn end_stale_sockets(
 ) {
     while seen.changed().await.is_ok() {
         let Some(round) = seen.borrow_and_update().clone() else { continue };
-        if !round.udp_changed {
+        if !round.sockets_changed {
             continue;
         }
         let pinned = Pinned::under(bpffs);
-        let ended = tokio::task::spawn_blocking(move || match pinned.udp_peers() {
-            Ok(peers) => sockets::destroy(sockets::stale(peers.iter(), &round.plan)),
-            Err(error) => {
-                warn!("cannot look for UDP sockets whose endpoint has gone: {error}");
-                0
-            }
-        });
+        let ended =
+            tokio::task::spawn_blocking(move || match pinned.udp_peers().and_then(|it| it.all()) {
+                Ok(peers) => sockets::destroy(sockets::stale(peers, &round.plan)),
+                Err(error) => {
+                    warn!("cannot look for sockets whose endpoint has gone: {error}");
+                    0
+                }
+            });
         let n = ended.await.unwrap_or_default();
         if n > 0 {
-            info!(n, "ended connected UDP sockets whose endpoint has gone");
+            info!(n, "ended connected sockets whose endpoint has gone");
             destroyed.send_modify(|sum| *sum += n as u64);
         }
     }

@@ -110,6 +110,7 @@ mod tests {
             health_check_node_port: 0,
             foreign_proxy: false,
             capture: true,
+            ends_connections: false,
         }
     }
 

@@ -11,6 +11,7 @@ use crate::name::{Family, NamespacedName, Protocol};
 /// A Service as routed. Headless and `ExternalName` Services are kept as well: DNS answers for
 /// them, and a Service may turn into one while it lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a field of the object")]
 pub struct Service {
     /// `metadata.namespace` and `metadata.name`.
     pub name: NamespacedName,
@@ -44,6 +45,9 @@ pub struct Service {
     pub foreign_proxy: bool,
     /// The annotation `fairlead.dev/capture: "false"`: the VIP is left to somebody else.
     pub capture: bool,
+    /// The annotation `fairlead.dev/end-connections: "true"`: TCP connections of sockets are ended, too,
+    /// once their endpoint serves no more.
+    pub ends_connections: bool,
 }
 
 impl Service {

@@ -87,6 +87,7 @@ fn render_service(service: &Service, text: &mut String) {
     say("headless", service.headless);
     say("foreign-proxy", service.foreign_proxy);
     say("not-captured", !service.capture);
+    say("ends-connections", service.ends_connections);
     say("eTP=Local", service.external_traffic_policy == TrafficPolicy::Local);
     say("iTP=Local", service.internal_traffic_policy == TrafficPolicy::Local);
     say("not-routed", !service.is_routed());

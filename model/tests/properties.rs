@@ -134,6 +134,7 @@ fn service(n: u8, ip: Option<u8>) -> Service {
         health_check_node_port: 0,
         foreign_proxy: false,
         capture: true,
+        ends_connections: false,
     }
 }
 

@@ -1,5 +1,5 @@
 //! Connected UDP sockets whose endpoint has gone are destroyed, so that their programs connect
-//! anew instead of talking to nobody for ever.
+//! anew instead of talking to nobody for ever. TCP sockets are where their Service asks for that.
 //!
 //! The kernel runs no hook when a connected socket sends, so the programs note each such socket
 //! (`UDP_PEERS`, by cookie), and here the list is compared with the plan: a socket whose endpoint no
@@ -36,31 +36,57 @@ const MOST_THREADS: usize = 4;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-/// Cookies of stale sockets, by the cookie of their network namespace.
-pub type Stale = BTreeMap<u64, BTreeSet<u64>>;
+/// Stale sockets by their cookies, by the cookie of their network namespace.
+pub type Stale = BTreeMap<u64, BTreeMap<u64, Peer>>;
+
+/// What a stale socket is connected to. One that is connected to something else by now is let alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// UDP or TCP.
+    pub protocol: Protocol,
+    /// The endpoint.
+    pub endpoint: SocketAddr,
+}
 
 /// Which of the noted sockets talk to an endpoint that no longer serves their frontend. `[pure]`
 pub fn stale(peers: impl IntoIterator<Item = (u64, UdpPeer)>, plan: &Plan) -> Stale {
     let mut stale = Stale::new();
-    for (cookie, peer) in peers {
-        if !serves(&peer, plan) {
-            stale.entry(peer.netns).or_default().insert(cookie);
+    for (cookie, noted) in peers {
+        let peer = Peer::of(&noted);
+        if !peer.serves(&noted, plan) {
+            stale.entry(noted.netns).or_default().insert(cookie, peer);
         }
     }
     stale
 }
 
-fn serves(peer: &UdpPeer, plan: &Plan) -> bool {
-    let address = IpAddr::from(peer.frontend);
-    let endpoint = SocketAddr::new(peer.endpoint.into(), u16::from_be(peer.endpoint_port));
-    let frontend = |at| {
-        let port = u16::from_be(peer.frontend_port);
-        plan.frontends.get(&FrontendKey { at, port, protocol: Protocol::Udp })
-    };
-    // What is no Service's address was one of the node's, which serves node ports.
-    frontend(At::Address(address))
-        .or_else(|| frontend(At::NodePort(Family::of(&address))))
-        .is_some_and(|frontend| frontend.serving.binary_search(&endpoint).is_ok())
+impl Peer {
+    fn of(noted: &UdpPeer) -> Self {
+        let protocol = if noted.protocol == UdpPeer::TCP { Protocol::Tcp } else { Protocol::Udp };
+        let endpoint = SocketAddr::new(noted.endpoint.into(), u16::from_be(noted.endpoint_port));
+        Self { protocol, endpoint }
+    }
+
+    fn serves(&self, noted: &UdpPeer, plan: &Plan) -> bool {
+        let address = IpAddr::from(noted.frontend);
+        let frontend = |at| {
+            let port = u16::from_be(noted.frontend_port);
+            plan.frontends.get(&FrontendKey { at, port, protocol: self.protocol })
+        };
+        // What is no Service's address was one of the node's, which serves node ports.
+        frontend(At::Address(address))
+            .or_else(|| frontend(At::NodePort(Family::of(&address))))
+            .is_some_and(|frontend| {
+                frontend.serving.binary_search(&self.endpoint).is_ok()
+                    || self.protocol == Protocol::Tcp && !frontend.ends_connections
+            })
+    }
+
+    /// Whether a socket is still connected to it.
+    fn is_of(&self, id: &SocketId) -> bool {
+        let address = id.destination_address.to_canonical();
+        SocketAddr::new(address, id.destination_port) == self.endpoint
+    }
 }
 
 /// Destroys sockets, each in its network namespace. Says how many; a socket that its program closed
@@ -76,9 +102,7 @@ pub fn destroy(stale: Stale) -> usize {
     match thread.map(thread::JoinHandle::join) {
         Ok(Ok(destroyed)) => destroyed,
         Ok(Err(_)) | Err(_) => {
-            warn!(
-                "cannot end UDP sockets whose endpoint has gone; trying again at the next change"
-            );
+            warn!("cannot end sockets whose endpoint has gone; trying again at the next change");
             0
         }
     }
@@ -147,30 +171,42 @@ fn namespaces() -> Vec<PathBuf> {
 fn destroy_in(namespace: &Path, stale: &Stale, n_left: &AtomicUsize) -> io::Result<usize> {
     setns(File::open(namespace)?, CloneFlags::CLONE_NEWNET)?;
     let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
-    let Some(cookies) = stale.get(&load::netns_cookie(&socket)?) else { return Ok(0) };
+    let Some(peers) = stale.get(&load::netns_cookie(&socket)?) else { return Ok(0) };
     n_left.fetch_sub(1, Ordering::Relaxed);
     socket.bind_auto()?;
     socket.connect(&NetlinkAddr::new(0, 0))?;
-    let (mut found, mut destroyed) = (0, 0);
-    for family in [AF_INET, AF_INET6] {
-        // A look at the sockets of a family goes through those of all namespaces.
-        if found == cookies.len() {
-            break;
-        }
-        for id in connected(&socket, family)? {
-            if cookies.contains(&u64::from_ne_bytes(id.cookie)) {
-                found += 1;
-                destroyed += usize::from(destroy_one(&socket, family, id)?);
+    let mut destroyed = 0;
+    for protocol in [Protocol::Udp, Protocol::Tcp] {
+        let mut left = peers.values().filter(|peer| peer.protocol == protocol).count();
+        for family in [AF_INET, AF_INET6] {
+            // A look at the sockets of a family goes through those of all namespaces.
+            if left == 0 {
+                break;
+            }
+            let of = Of { protocol, family };
+            for id in connected(&socket, of)? {
+                let peer = peers.get(&u64::from_ne_bytes(id.cookie));
+                if peer.is_some_and(|peer| peer.protocol == protocol && peer.is_of(&id)) {
+                    left = left.saturating_sub(1);
+                    destroyed += usize::from(destroy_one(&socket, of, id)?);
+                }
             }
         }
     }
     Ok(destroyed)
 }
 
-/// The connected UDP sockets of one family in this namespace.
-fn connected(socket: &Socket, family: u8) -> io::Result<Vec<SocketId>> {
-    let any = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
-    send(socket, request(family, any), NLM_F_REQUEST | NLM_F_DUMP, None)?;
+/// Which sockets are asked for.
+#[derive(Clone, Copy)]
+struct Of {
+    protocol: Protocol,
+    family: u8,
+}
+
+/// The connected ones of them in this namespace.
+fn connected(socket: &Socket, of: Of) -> io::Result<Vec<SocketId>> {
+    let any = if of.family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
+    send(socket, of.request(any), NLM_F_REQUEST | NLM_F_DUMP, None)?;
     let mut found = Vec::new();
     loop {
         let (datagram, _) = socket.recv_from_full()?;
@@ -188,8 +224,8 @@ fn connected(socket: &Socket, family: u8) -> io::Result<Vec<SocketId>> {
 }
 
 /// Whether the socket was there to be destroyed.
-fn destroy_one(socket: &Socket, family: u8, id: SocketId) -> io::Result<bool> {
-    send(socket, request(family, id), NLM_F_REQUEST | NLM_F_ACK, Some(SOCK_DESTROY))?;
+fn destroy_one(socket: &Socket, of: Of, id: SocketId) -> io::Result<bool> {
+    send(socket, of.request(id), NLM_F_REQUEST | NLM_F_ACK, Some(SOCK_DESTROY))?;
     let (datagram, _) = socket.recv_from_full()?;
     for message in messages(&datagram)? {
         if let NetlinkPayload::Error(error) = message.payload {
@@ -203,13 +239,20 @@ fn destroy_one(socket: &Socket, family: u8, id: SocketId) -> io::Result<bool> {
     Ok(false)
 }
 
-fn request(family: u8, socket_id: SocketId) -> InetRequest {
-    InetRequest {
-        family,
-        protocol: Protocol::Udp.number(),
-        extensions: ExtensionFlags::empty(),
-        states: StateFlags::ESTABLISHED,
-        socket_id,
+impl Of {
+    fn request(self, socket_id: SocketId) -> InetRequest {
+        // A connection may be dead before it is made, or while it is ended.
+        let states = match self.protocol {
+            Protocol::Tcp => StateFlags::all() - StateFlags::LISTEN - StateFlags::TIME_WAIT,
+            Protocol::Udp | Protocol::Sctp => StateFlags::ESTABLISHED,
+        };
+        InetRequest {
+            family: self.family,
+            protocol: self.protocol.number(),
+            extensions: ExtensionFlags::empty(),
+            states,
+            socket_id,
+        }
     }
 }
 

@@ -23,6 +23,9 @@ pub struct Status {
     pub mode: String,
     /// The name of the node.
     pub node: String,
+    /// It answers the cluster's names itself ([`crate::config::NodeConfig::answers_names`]).
+    #[serde(default)]
+    pub answers_names: bool,
     /// Where the objects come from.
     pub source: String,
     /// What is wrong with the source now, by kind.

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use model::applied::{Applied, AppliedWriter, Routed};
 use model::cluster::Snapshot;
 use model::feed::{FeedReader, Update};
-use model::name::Family;
+use model::name::{Family, Protocol};
 use model::problem::Problem;
 use thiserror::Error;
 use tokio::sync::watch;
@@ -81,6 +81,8 @@ pub struct Round {
     pub is_active: bool,
     /// Endpoints of UDP frontends may differ from those of the round before.
     pub udp_changed: bool,
+    /// The same, or endpoints of TCP frontends whose connections are ended.
+    pub sockets_changed: bool,
 }
 
 /// Why the loop cannot go on.
@@ -160,8 +162,14 @@ impl<B: Backend> Syncer<B> {
         let started = Instant::now();
         self.observer.told(update);
         let change = self.planner.replan(&update.snapshot, &update.dirty);
-        let udp_changed = !self.active
-            || change.frontends.keys().any(|key| key.protocol == model::name::Protocol::Udp);
+        let udp_changed =
+            !self.active || change.frontends.keys().any(|key| key.protocol == Protocol::Udp);
+        // Of one that has gone nobody knows any more what it asked for.
+        let sockets_changed = udp_changed
+            || change.frontends.iter().any(|(key, frontend)| {
+                key.protocol == Protocol::Tcp
+                    && frontend.as_ref().is_none_or(|frontend| frontend.ends_connections)
+            });
         // After a failure the kernel may differ in more than what changed now.
         let compared = match self.active && self.failures == 0 {
             true => Compared::Change,
@@ -173,7 +181,7 @@ impl<B: Backend> Syncer<B> {
         };
         let round = self.round(&update.snapshot, ops, started)?;
         self.observer.ended(&round, compared);
-        Ok(Round { udp_changed, ..round })
+        Ok(Round { udp_changed, sockets_changed, ..round })
     }
 
     /// Tries again what failed.
@@ -281,6 +289,7 @@ impl<B: Backend> Syncer<B> {
             n_repairs: self.n_repairs,
             is_active: self.active,
             udp_changed: true,
+            sockets_changed: true,
         })
     }
 

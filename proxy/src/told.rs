@@ -50,11 +50,12 @@ fn is_to_frontend(dropped: &Dropped) -> bool {
         || Counter::at(dropped.reason).is_some_and(|reason| BY_FRONTEND.contains(&reason))
 }
 
-/// A connected UDP socket in words: what it named, and whom it talks to.
+/// A connected socket in words: what it named, and whom it talks to.
 pub fn peer_line(cookie: u64, peer: &UdpPeer) -> String {
     let named = address(peer.frontend, peer.frontend_port);
     let used = address(peer.endpoint, peer.endpoint_port);
-    format!("socket {cookie} of namespace {}: {named} → {used}", peer.netns)
+    let protocol = if peer.protocol == UdpPeer::TCP { " (TCP)" } else { "" };
+    format!("socket {cookie} of namespace {}: {named} → {used}{protocol}", peer.netns)
 }
 
 fn address(addr: Addr, port: u16) -> SocketAddr {

@@ -152,6 +152,13 @@ impl Node {
         Launch::new(program.as_ref(), &self.inner.name, &self.inner.netns, &self.inner.cgroup)
     }
 
+    /// The other end of its link to the other nodes: a namespace and a device there. What is sent by
+    /// that device arrives at the node.
+    #[must_use]
+    pub fn wire(&self) -> (&Netns, String) {
+        (&self.inner.fabric, port(self.inner.node_idx))
+    }
+
     /// Cuts the node off from the others, or connects it again.
     ///
     /// # Errors

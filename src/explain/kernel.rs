@@ -65,11 +65,6 @@ pub(super) fn lines(asked: &Asked<'_>, decision: &Decision) -> Vec<String> {
             _ => vec![format!("holds nothing for {key}, as planned")],
         },
     };
-    if !held.is_empty()
-        && decision.frontend.as_ref().is_some_and(|(_, it)| it.source_ranges.is_some())
-    {
-        lines.push("its source ranges are not compared".to_owned());
-    }
     let (attached, all) = look.attached();
     if attached < all {
         lines.push(format!(

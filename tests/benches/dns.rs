@@ -33,9 +33,7 @@ use std::time::{Duration, Instant};
 
 use client::{Load, Questions};
 use loadtest::ratio::{quantile, ratio};
-use nix::time::{clock_getcpuclockid, clock_gettime};
-use nix::unistd::Pid;
-use tests::{binary, population};
+use tests::{binary, cpu, population};
 
 const SERVICES: u32 = 10_000;
 const ENDPOINTS: u32 = 3;
@@ -140,9 +138,9 @@ impl Arm {
     }
 
     fn ask(&mut self, questions: &Questions) -> Load {
-        let before = cpu(self.child.id());
+        let before = cpu::of(self.child.id());
         let mut load = client::window(self.address, questions, SLICE);
-        load.cpu = cpu(self.child.id()) - before;
+        load.cpu = cpu::of(self.child.id()) - before;
         load
     }
 
@@ -151,12 +149,6 @@ impl Arm {
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
-}
-
-/// Processor time of all threads, those that have ended and softirq work in their calls included.
-fn cpu(pid: u32) -> Duration {
-    let clock = clock_getcpuclockid(Pid::from_raw(pid.try_into().unwrap())).unwrap();
-    clock_gettime(clock).unwrap().into()
 }
 
 fn pin(pid: u32, core: u32) {
@@ -313,14 +305,14 @@ fn dnsperf(dir: &Path, arms: &[Arm]) {
     let file = dir.join("questions");
     fs::write(&file, questions).unwrap();
     for arm in arms {
-        let before = cpu(arm.child.id());
+        let before = cpu::of(arm.child.id());
         let output = Command::new("taskset")
             .args(["-c", "1", "dnsperf", "-s", "127.0.0.1", "-p", &arm.address.port().to_string()])
             .args(["-c", "4", "-T", "1", "-q", "100", "-l", "3", "-d"])
             .arg(&file)
             .output()
             .unwrap();
-        let used = cpu(arm.child.id()) - before;
+        let used = cpu::of(arm.child.id()) - before;
         let text = String::from_utf8_lossy(&output.stdout);
         let figure = |label: &str| -> f64 {
             let line = text.lines().find(|line| line.contains(label)).unwrap_or_default();

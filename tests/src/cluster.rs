@@ -122,6 +122,13 @@ impl Cluster {
         Service { manifest, v4, v6 }
     }
 
+    /// Annotates a Service.
+    pub fn annotate(&self, service: &Service, name: &str, value: &str) {
+        let (manifest, file) = (&service.manifest, format!("{}-service", service.manifest.name()));
+        let annotated = format!("metadata:\n  annotations: {{{name}: {value:?}}}\n");
+        self.folder.write(&file, &manifest.yaml().replacen("metadata:\n", &annotated, 1)).unwrap();
+    }
+
     /// Puts other endpoints behind a Service.
     pub fn set_endpoints(&self, service: &Service, endpoints: &[Endpoint]) {
         self.folder.write_endpoints(&service.manifest, endpoints).unwrap();

@@ -18,6 +18,8 @@ use sandbox::{Launch, Process};
 pub enum Cycle {
     /// TCP: connect, one byte there, one byte back, closed by the server.
     Tcp,
+    /// The same, closed by the client, to a server that waits for that ([`serve_to_the_end`]).
+    TcpLeft,
     /// UDP: connect, one datagram there and one back, close.
     Udp,
     /// UDP: one datagram there and one back by sendto and recvfrom, close.
@@ -29,13 +31,16 @@ impl Cycle {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
+            Self::TcpLeft => "tcp-left",
             Self::Udp => "udp",
             Self::UdpUnconnected => "udp-sendto",
         }
     }
 
     fn parse(word: &str) -> Option<Self> {
-        [Self::Tcp, Self::Udp, Self::UdpUnconnected].into_iter().find(|cycle| cycle.name() == word)
+        [Self::Tcp, Self::TcpLeft, Self::Udp, Self::UdpUnconnected]
+            .into_iter()
+            .find(|cycle| cycle.name() == word)
     }
 
     /// The byte that was answered.
@@ -48,6 +53,11 @@ impl Cycle {
                 stream.read_exact(&mut byte)?;
                 // The server closes first, so that it is the one that remembers the connection.
                 stream.read_to_end(&mut Vec::new())?;
+            }
+            Self::TcpLeft => {
+                let mut stream = TcpStream::connect(target)?;
+                stream.write_all(b"x")?;
+                stream.read_exact(&mut byte)?;
             }
             Self::Udp => {
                 let socket = any_socket(target)?;
@@ -81,7 +91,10 @@ fn any_socket(target: SocketAddr) -> io::Result<UdpSocket> {
 
 /// Keeps this process on one core. Client and server share it: then a cycle costs what it costs,
 /// and neither waking the other core nor what runs there is part of it.
-fn stay_on_one_core() -> io::Result<()> {
+///
+/// # Errors
+/// It may not run there.
+pub fn stay_on_one_core() -> io::Result<()> {
     let mut cores = CpuSet::new();
     cores.set(0)?;
     Ok(sched_setaffinity(Pid::this(), &cores)?)
@@ -92,6 +105,22 @@ fn stay_on_one_core() -> io::Result<()> {
 /// # Errors
 /// The port is taken.
 pub fn serve(port: u16, answer: u8) -> io::Result<()> {
+    serve_each(port, answer, |_stream| Ok(()))
+}
+
+/// The same, but it is the client that closes, and remembers the connection.
+///
+/// # Errors
+/// As above.
+pub fn serve_to_the_end(port: u16, answer: u8) -> io::Result<()> {
+    serve_each(port, answer, |stream| stream.read_to_end(&mut Vec::new()).map(drop))
+}
+
+fn serve_each(
+    port: u16,
+    answer: u8,
+    end: impl Fn(&mut TcpStream) -> io::Result<()>,
+) -> io::Result<()> {
     stay_on_one_core()?;
     let udp = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))?;
     let tcp = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))?;
@@ -108,7 +137,8 @@ pub fn serve(port: u16, answer: u8) -> io::Result<()> {
         // As above.
         _ = stream.and_then(|mut stream| {
             stream.read_exact(&mut byte)?;
-            stream.write_all(&[answer])
+            stream.write_all(&[answer])?;
+            end(&mut stream)
         });
     }
     Ok(())
@@ -176,7 +206,7 @@ fn println_flushed(line: &str) -> io::Result<()> {
 /// A process that obeys.
 #[derive(Debug)]
 pub struct Client {
-    _process: Process,
+    process: Process,
     tell: ChildStdin,
     hear: BufReader<ChildStdout>,
 }
@@ -197,7 +227,13 @@ impl Client {
         };
         let mut hear = BufReader::new(hear);
         hear.read_line(&mut String::new())?;
-        Ok(Self { _process: process, tell, hear })
+        Ok(Self { process, tell, hear })
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// One round: that many cycles, each in nanoseconds.

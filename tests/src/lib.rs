@@ -2,18 +2,21 @@
 //!
 //! Tests play text cases: [`case`] reads them, [`objects`] makes snapshots of them, [`stage`] is
 //! where their packets come from, and [`actor`] what sends and receives real ones; [`hostile`] takes objects that nobody should have let in. Benches
-//! compare: `loadtest::ratio` says how, [`cycles`] is what is timed, [`population`] makes many Services and
+//! compare: `loadtest::ratio` says how, [`cycles`] is what is timed, [`cpu`] what it took, [`population`] makes many Services and
 //! [`synthetic`] the model of them, [`binary`] finds what was built.
-//! [`relay`] is a way that can be cut, [`pace`] how fast things happen.
+//! [`namespaces`] are many, with sockets in each; [`relay`] is a way that can be cut, [`pace`] how fast
+//! things happen.
 
 pub mod actor;
 pub mod binary;
 pub mod case;
 pub mod cluster;
+pub mod cpu;
 pub mod crowd;
 pub mod cycles;
 pub mod daemonset;
 pub mod hostile;
+pub mod namespaces;
 pub mod objects;
 pub mod pace;
 pub mod packet;

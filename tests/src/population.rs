@@ -35,6 +35,7 @@ pub fn service(number: u32) -> Service {
         health_check_node_port: 0,
         foreign_proxy: false,
         capture: true,
+        ends_connections: false,
     }
 }
 

@@ -44,6 +44,7 @@ pub fn service(idx: u32) -> Service {
         health_check_node_port: 0,
         foreign_proxy: false,
         capture: true,
+        ends_connections: false,
     }
 }
 

@@ -67,6 +67,7 @@ fn service(names: &mut Names, namespace: &str, name: &str, ip: Option<IpAddr>) -
         health_check_node_port: 0,
         foreign_proxy: false,
         capture: true,
+        ends_connections: false,
     }))
 }
 

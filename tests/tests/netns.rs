@@ -13,6 +13,8 @@ mod clsact;
 mod cluster_ip;
 #[path = "netns/ebpf_log.rs"]
 mod ebpf_log;
+#[path = "netns/end_connections.rs"]
+mod end_connections;
 #[path = "netns/explain.rs"]
 mod explain;
 #[path = "netns/faults.rs"]

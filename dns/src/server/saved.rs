@@ -255,6 +255,7 @@ impl Line {
             health_check_node_port: 0,
             foreign_proxy: false,
             capture: true,
+            ends_connections: false,
         };
         let by_port = self
             .endpoints

@@ -54,6 +54,7 @@ pub(super) fn service(name: &str, kind: u8, dual: bool) -> Service {
         health_check_node_port: 0,
         foreign_proxy: false,
         capture: true,
+        ends_connections: false,
     }
 }
 

@@ -58,8 +58,8 @@ pub enum Kind {
 /// What holds for a frontend whatever its sets.
 ///
 /// ```text
-///  63   53 52       51 50 49   48       32 31           0
-///  │ 0   │ │ ranges │ │ kind │ │ affinity │ │ service   │
+///  63   54 53     52       51 50 49   48       32 31           0
+///  │ 0   │ │ ends │ │ ranges │ │ kind │ │ affinity │ │ service   │
 /// ```
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,6 +69,7 @@ const AFFINITY_SHIFT: u32 = 32;
 const AFFINITY_BITS: u32 = 17;
 const KIND_SHIFT: u32 = AFFINITY_SHIFT + AFFINITY_BITS;
 const HAS_RANGES: u64 = 1 << (KIND_SHIFT + 2);
+const ENDS_CONNECTIONS: u64 = 1 << (KIND_SHIFT + 3);
 
 impl Rules {
     /// The longest affinity in seconds; the API server allows a day.
@@ -84,6 +85,19 @@ impl Rules {
                 | (kind as u64) << KIND_SHIFT
                 | if has_ranges { HAS_RANGES } else { 0 },
         )
+    }
+
+    /// The same, and connections of sockets are noted, so that they can be ended, or they are not.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_ends(self, ends: bool) -> Self {
+        Self(self.0 & !ENDS_CONNECTIONS | if ends { ENDS_CONNECTIONS } else { 0 })
+    }
+
+    /// Whether connections of sockets are noted, so that they can be ended.
+    #[inline(always)]
+    pub const fn ends_connections(self) -> bool {
+        self.0 & ENDS_CONNECTIONS != 0
     }
 
     /// The Service port, of one family: affinity and counts are kept by it. Never zero in a slot
@@ -133,6 +147,9 @@ mod tests {
                     let rules = Rules::new(service, affinity, kind, ranges);
                     assert_eq!((rules.service(), rules.affinity()), (service, affinity));
                     assert_eq!((rules.kind(), rules.has_ranges()), (kind, ranges));
+                    let ends = rules.with_ends(true);
+                    assert!(ends.ends_connections() && !rules.ends_connections());
+                    assert_eq!(ends.with_ends(false), rules);
                 }
             }
         }

@@ -36,7 +36,7 @@ pub struct Flow {
 
 /// Value of `UDP_PEERS`: a connected UDP socket's peer, by socket cookie, until the socket closes.
 /// Such a socket has no storage. The kernel runs no hook when it sends, so user space ends it once
-/// its endpoint has gone.
+/// its endpoint has gone. TCP sockets are noted where their Service asks for that, beside their storage.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UdpPeer {
@@ -48,10 +48,15 @@ pub struct UdpPeer {
     pub frontend_port: u16,
     /// The port that it really talks to, network byte order.
     pub endpoint_port: u16,
-    /// Zero.
-    pub pad: u32,
+    /// The IP protocol number of TCP; zero is UDP.
+    pub protocol: u32,
     /// The cookie of the socket's network namespace (`SO_NETNS_COOKIE`).
     pub netns: u64,
+}
+
+impl UdpPeer {
+    /// What [`UdpPeer::protocol`] says of a TCP socket.
+    pub const TCP: u32 = 6;
 }
 
 const _: () = assert!(size_of::<Flow>() == 40);

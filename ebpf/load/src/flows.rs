@@ -1,10 +1,13 @@
 //! Collects connections that have ended: off the packet path, every few seconds.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use abi::flow::{Name, Record, Seen, Tuple, half};
 use aya::maps::{HashMap, MapData, MapError};
 use nix::time::{ClockId, clock_gettime};
+
+use crate::batch;
 
 /// For how long a connection is remembered after its last packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,15 +68,15 @@ impl Flows {
     ) -> Result<Collected, MapError> {
         let now = seconds();
         let mut collected = Collected::default();
-        let mut ended = Vec::new();
-        for entry in self.records.iter() {
-            let (sent, record) = entry?;
+        let (mut ended, mut live) = (Vec::new(), HashSet::new());
+        batch::each(&self.records, |sent, record| {
             if is_over(&sent, &record, now, lifetimes) {
                 ended.push(sent);
             } else {
-                collected.live += 1;
+                live.insert(sent);
             }
-        }
+        })?;
+        collected.live = live.len();
         for sent in ended {
             // A packet may have come since.
             let Ok(mut record) = self.records.get(&sent, 0) else { continue };
@@ -89,22 +92,21 @@ impl Flows {
                 collected.ended += 1;
             }
         }
-        collected.dangling = self.collect_names()?;
+        collected.dangling = self.collect_names(&live)?;
         Ok(collected)
     }
 
-    /// Removes names that lead nowhere.
-    fn collect_names(&mut self) -> Result<usize, MapError> {
+    /// Removes names that lead nowhere; `live` are the connections that were there a moment ago.
+    fn collect_names(&mut self, live: &HashSet<Tuple>) -> Result<usize, MapError> {
         let mut dangling = Vec::new();
-        for entry in self.names.iter() {
-            let (name, Name { sent, .. }) = entry?;
-            if self.records.get(&sent, 0).is_err() {
+        batch::each(&self.names, |name, Name { sent, .. }| {
+            if !live.contains(&sent) {
                 dangling.push((name, sent));
             }
-        }
+        })?;
         let mut n = 0;
         for (name, sent) in dangling {
-            // Names come before their record.
+            // Names come before their record, which may have come since.
             if self.records.get(&sent, 0).is_err() && self.names.remove(&name).is_ok() {
                 n += 1;
             }

@@ -15,6 +15,7 @@
 #![expect(unsafe_code, reason = "bpf(2) and memory-mapped maps")]
 
 pub mod activate;
+mod batch;
 mod clsact;
 pub mod counts;
 pub mod devices;

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use abi::addr::Addr;
-use abi::address::{AddressValue, PrefixFlags};
+use abi::address::{AddressValue, PrefixFlags, RangeKey};
 use abi::counter::Counter;
 use abi::flow::{Name, Record, Tuple};
 use abi::frontend::{FrontendKey, FrontendValue};
@@ -17,6 +17,7 @@ use thiserror::Error;
 
 use crate::TrieKey;
 use crate::activate;
+use crate::batch;
 use crate::counts::Counts;
 use crate::drops::Drops;
 use crate::endpoints::Endpoints;
@@ -29,7 +30,7 @@ pub struct Pinned {
     pins: Pins,
 }
 
-/// The connected UDP sockets that the programs noted.
+/// The connected sockets that the programs noted.
 #[derive(Debug)]
 pub struct PinnedPeers(HashMap<MapData, u64, UdpPeer>);
 
@@ -39,6 +40,7 @@ pub struct Tables {
     frontends: HashMap<MapData, FrontendKey, FrontendValue>,
     addresses: HashMap<MapData, Addr, AddressValue>,
     prefixes: LpmTrie<MapData, Addr, PrefixFlags>,
+    ranges: LpmTrie<MapData, RangeKey, u32>,
     /// `SLOTS`.
     pub slots: Slots,
     /// `ENDPOINTS`.
@@ -83,10 +85,15 @@ impl Pinned {
         let prefixes = Map::LpmTrie(self.open("PREFIXES")?)
             .try_into()
             .map_err(|error: MapError| ReadTablesError { path, reason: error.to_string() })?;
+        let path = self.pins.map("RANGES");
+        let ranges = Map::LpmTrie(self.open("RANGES")?)
+            .try_into()
+            .map_err(|error: MapError| ReadTablesError { path, reason: error.to_string() })?;
         Ok(Some(Tables {
             frontends,
             addresses,
             prefixes,
+            ranges,
             slots: self.mapped("SLOTS", |map, n| Slots::new(map.fd().as_fd(), n))?,
             endpoints: self.mapped("ENDPOINTS", |map, n| Endpoints::new(map.fd().as_fd(), n))?,
             counts: self.mapped("ENDPOINT_COUNTS", |endpoints, n| {
@@ -160,19 +167,23 @@ impl Pinned {
     /// exist, as they are while others write to them; none where no packets are translated.
     pub fn flows(&self) -> Vec<Record> {
         // Connections come and go meanwhile; one that is missed is there at the next look.
-        let mut flows: BTreeMap<Tuple, Record> = self.entries("FLOWS").into_iter().collect();
-        for (_, name) in self.entries::<Name>("NAMES") {
+        let mut flows = BTreeMap::<Tuple, Record>::new();
+        self.each("FLOWS", |sent, record| {
+            flows.insert(sent, record);
+        });
+        self.each("NAMES", |_, name: Name| {
             if let Some(flow) = flows.get_mut(&name.sent) {
                 flow.add(&name);
             }
-        }
+        });
         flows.into_values().collect()
     }
 
-    fn entries<V: Pod>(&self, map: &str) -> Vec<(Tuple, V)> {
+    fn each<V: Pod + Default>(&self, map: &str, show: impl FnMut(Tuple, V)) {
         let map = MapData::from_pin(self.pins.map(map));
         let map = map.and_then(|data| HashMap::<_, Tuple, V>::try_from(Map::HashMap(data)));
-        map.map(|map| map.iter().filter_map(Result::ok).collect()).unwrap_or_default()
+        // What is not there has no entries, and what broke off has those that were shown.
+        _ = map.and_then(|map| batch::each(&map, show));
     }
 
     /// Samples of what was dropped.
@@ -208,6 +219,14 @@ impl Tables {
         })
     }
 
+    /// The source ranges of a slot: how many bits of which address.
+    pub fn source_ranges(&self, slot: u32) -> impl Iterator<Item = (u32, Addr)> + '_ {
+        let keys = self.ranges.keys().filter_map(Result::ok);
+        keys.filter(move |key| key.data().slot == slot).map(|key| {
+            (key.prefix_len().saturating_sub(RangeKey::BITS - Addr::BITS), key.data().addr)
+        })
+    }
+
     /// Whether ports of an address that no frontend has are refused.
     pub fn refuses_undefined(&self, addr: &Addr) -> bool {
         self.has_flag(addr, AddressValue::REJECT)
@@ -232,10 +251,14 @@ impl Tables {
 }
 
 impl PinnedPeers {
-    /// Every socket's cookie and peer. Sockets come and go meanwhile, so one may be missing; it is
-    /// there at the next look.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, UdpPeer)> + '_ {
-        self.0.iter().filter_map(Result::ok)
+    /// Every socket's cookie and peer, as they are while sockets come and go.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn all(&self) -> Result<Vec<(u64, UdpPeer)>, MapError> {
+        let mut all = Vec::new();
+        batch::each(&self.0, |cookie, peer| all.push((cookie, peer)))?;
+        Ok(all)
     }
 }
 

@@ -7,11 +7,14 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use aya::Pod;
+
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_PROG_QUERY: libc::c_long = 16;
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 
@@ -110,6 +113,57 @@ pub(crate) fn test_run(program: BorrowedFd<'_>, run: &mut TestRun<'_>) -> io::Re
     // `data_size_out` bytes to `data_out`, and its results to `attr`.
     unsafe { bpf_mut(BPF_PROG_TEST_RUN, &mut attr) }?;
     Ok((attr.retval.cast_signed(), attr.data_size_out as usize))
+}
+
+/// What a look into a hash map found.
+pub(crate) struct Found {
+    /// How many entries.
+    pub(crate) n: usize,
+    /// The bucket to go on with, if those were not all.
+    pub(crate) next: Option<u32>,
+}
+
+/// Copies the entries of a hash map's buckets from one on, as many buckets as there is room for. `ENOSPC`
+/// if there is none for the first.
+pub(crate) fn lookup_batch<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    bucket: Option<u32>,
+    keys: &mut [K],
+    values: &mut [V],
+) -> io::Result<Found> {
+    #[repr(C)]
+    struct Attr {
+        in_batch: u64,
+        out_batch: u64,
+        keys: u64,
+        values: u64,
+        count: u32,
+        map_fd: u32,
+        elem_flags: u64,
+        flags: u64,
+    }
+    let mut next = 0u32;
+    let count = u32::try_from(keys.len().min(values.len())).map_err(io::Error::other)?;
+    let mut attr = Attr {
+        in_batch: bucket.as_ref().map_or(0, |bucket| std::ptr::from_ref(bucket).addr() as u64),
+        out_batch: (&raw mut next).addr() as u64,
+        keys: keys.as_mut_ptr().addr() as u64,
+        values: values.as_mut_ptr().addr() as u64,
+        count,
+        map_fd: map.as_raw_fd().cast_unsigned(),
+        elem_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: `attr` and all that it points to outlive the call; BPF_MAP_LOOKUP_BATCH takes these, writes
+    // at most `count` keys and values, any bytes of which are valid, and its results to `attr` and `next`.
+    let looked = unsafe { bpf_mut(BPF_MAP_LOOKUP_BATCH, &mut attr) };
+    let n = attr.count as usize;
+    match looked {
+        Ok(_) => Ok(Found { n, next: Some(next) }),
+        // There are no more buckets.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Found { n, next: None }),
+        Err(error) => Err(error),
+    }
 }
 
 /// Where a packet program runs.

@@ -11,6 +11,7 @@ use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use thiserror::Error;
 
+use crate::batch;
 use crate::object::{self, ReadObjectError};
 use crate::sys;
 
@@ -179,6 +180,20 @@ impl Bench {
     ) -> Result<HashMap<&mut MapData, K, V>, TestRunError> {
         HashMap::try_from(self.map(name)?)
             .map_err(|source| TestRunError::Map { name: name.to_owned(), source })
+    }
+
+    /// The entries of a hash map.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn entries<K: Pod + Default, V: Pod + Default>(
+        &mut self,
+        name: &str,
+    ) -> Result<Vec<(K, V)>, TestRunError> {
+        let mut entries = Vec::new();
+        batch::each(&self.hash::<K, V>(name)?, |key, value| entries.push((key, value)))
+            .map_err(|source| TestRunError::Map { name: name.to_owned(), source })?;
+        Ok(entries)
     }
 
     /// An array.

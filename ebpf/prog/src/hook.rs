@@ -7,7 +7,7 @@ use abi::drop::Dropped;
 use abi::frontend::FrontendKey;
 use abi::node::Node;
 use abi::slot::{Slot, Source};
-use abi::socket::Flow;
+use abi::socket::{Flow, UdpPeer};
 use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::helpers::generated::{
     bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_set_retval,
@@ -33,7 +33,6 @@ const DENY: i32 = 0;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
-const SOCK_DGRAM: u32 = 2;
 /// The state of a connected socket, of UDP as well.
 const TCP_ESTABLISHED: u32 = 1;
 
@@ -70,9 +69,13 @@ pub(crate) fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
         Choice::Unsettled => return deny(EAGAIN),
     };
     let flow = flow(frontend, &chosen);
-    if protocol == UDP && note_connected(ctx, &flow) {
+    if protocol == UDP && note_connected(ctx, &flow, 0) {
         count_endpoint(chosen.id);
         return translate(ctx, family, flow);
+    }
+    if protocol == TCP && rules(slot).ends_connections() {
+        // One that finds no room is counted, and not ended.
+        _ = note_connected(ctx, &flow, UdpPeer::TCP);
     }
     match make(ctx) {
         Some(socket) => store(socket, flow),
@@ -195,13 +198,10 @@ pub(crate) fn bind(ctx: &SockAddrContext, family: Family) -> i32 {
 #[inline(always)]
 pub(crate) fn release(ctx: &SockContext) -> i32 {
     let sock: *mut bpf_sock = ctx.sock;
-    // SAFETY: a field of the context, which the verifier checks.
-    if unsafe { (&raw const (*sock).type_).read_volatile() } == SOCK_DGRAM {
-        // SAFETY: the context is the hook's own.
-        let cookie = unsafe { bpf_get_socket_cookie(sock.cast()) };
-        // Most sockets have no entry.
-        _ = UDP_PEERS.remove(cookie);
-    }
+    // SAFETY: the context is the hook's own.
+    let cookie = unsafe { bpf_get_socket_cookie(sock.cast()) };
+    // Most sockets have no entry.
+    _ = UDP_PEERS.remove(cookie);
     ALLOW
 }
 

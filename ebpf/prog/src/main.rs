@@ -35,6 +35,7 @@ mod skb;
 mod steps;
 mod tables;
 mod tc;
+mod walk;
 
 use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, classifier};
 use aya_ebpf::programs::{SockAddrContext, SockContext, TcContext};
@@ -137,6 +138,18 @@ fn tc_egress_l3(ctx: TcContext) -> i32 {
 #[classifier]
 fn tc_nothing(_ctx: TcContext) -> i32 {
     tc::NEXT
+}
+
+/// What the memory of a connection costs: another base of it, never attached either.
+#[classifier]
+fn tc_walk_flows(ctx: TcContext) -> i32 {
+    walk::flows(skb::Skb(ctx.skb.skb))
+}
+
+/// The same of a connection's name.
+#[classifier]
+fn tc_walk_names(ctx: TcContext) -> i32 {
+    walk::names(skb::Skb(ctx.skb.skb))
 }
 
 /// Helpers such as `bpf_sk_storage_get` are for GPL-compatible programs only.

@@ -75,9 +75,10 @@ pub(crate) fn store(socket: *mut Socket, flow: Flow) {
 }
 
 /// Notes a connected UDP socket: for its peer's name, and for the day its endpoint goes. Cheaper
-/// than storage (measured: half), and user space can read it. Says whether there was room.
+/// than storage (measured: half), and user space can read it. Says whether there was room. `protocol` is
+/// zero, or [`UdpPeer::TCP`].
 #[inline(always)]
-pub(crate) fn note_connected(ctx: &SockAddrContext, flow: &Flow) -> bool {
+pub(crate) fn note_connected(ctx: &SockAddrContext, flow: &Flow, protocol: u32) -> bool {
     // SAFETY: the context is the hook's own.
     let netns = unsafe { bpf_get_netns_cookie(ctx.sock_addr.cast()) };
     let peer = UdpPeer {
@@ -85,7 +86,7 @@ pub(crate) fn note_connected(ctx: &SockAddrContext, flow: &Flow) -> bool {
         endpoint: flow.endpoint,
         frontend_port: flow.frontend_port,
         endpoint_port: flow.endpoint_port,
-        pad: 0,
+        protocol,
         netns,
     };
     let noted = UDP_PEERS.insert(cookie(ctx), peer, 0).is_ok();

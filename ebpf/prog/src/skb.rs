@@ -43,7 +43,7 @@ impl Skb {
 
     /// Where the bytes at an offset lie in memory, if they do: a driver may have left them on pages.
     #[inline(always)]
-    fn at<const N: usize>(self, offset: u32) -> Option<*mut u8> {
+    pub(crate) fn at<const N: usize>(self, offset: u32) -> Option<*mut u8> {
         if offset > REACH {
             return None;
         }

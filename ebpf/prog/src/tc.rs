@@ -13,7 +13,7 @@ use crate::steps;
 /// Let other programs and the kernel go on: `TCX_NEXT`, and `TC_ACT_UNSPEC` for clsact.
 pub(crate) const NEXT: i32 = -1;
 /// `TC_ACT_SHOT`.
-const DROP: i32 = 2;
+pub(crate) const DROP: i32 = 2;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;

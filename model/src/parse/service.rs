@@ -1,11 +1,11 @@
 //! Service.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as api;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::name::Family;
 use crate::parse::address::{self, parse_ip};
@@ -17,6 +17,8 @@ use crate::service::{Service, ServicePort, ServiceType, TrafficPolicy};
 
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 const CAPTURE: &str = "fairlead.dev/capture";
+/// The annotation that lets TCP connections be ended whose endpoint serves no more.
+const END_CONNECTIONS: &str = "fairlead.dev/end-connections";
 /// `sessionAffinityConfig.clientIP.timeoutSeconds` where none is set: three hours.
 const DEFAULT_AFFINITY_SECONDS: i32 = 10_800;
 const MAX_AFFINITY_SECONDS: i32 = 86_400;
@@ -79,7 +81,8 @@ pub fn service(object: &api::Service, names: &mut Names) -> Parsed<Service> {
             &mut faults,
         ),
         foreign_proxy: metadata.labels.as_ref().is_some_and(|l| l.contains_key(PROXY_NAME)),
-        capture: metadata.annotations.as_ref().is_none_or(|map| capture(map, &mut faults)),
+        capture: said(metadata, CAPTURE, true, &mut faults),
+        ends_connections: said(metadata, END_CONNECTIONS, false, &mut faults),
     };
     faults.with(Some(service))
 }
@@ -260,14 +263,18 @@ fn session_affinity(spec: &api::ServiceSpec, faults: &mut Faults) -> Option<Dura
     u64::try_from(seconds).ok().map(Duration::from_secs)
 }
 
-fn capture(annotations: &BTreeMap<String, String>, faults: &mut Faults) -> bool {
-    match annotations.get(CAPTURE).map(String::as_str) {
-        None | Some("true") => true,
+/// What an annotation says that is true or false.
+fn said(metadata: &ObjectMeta, name: &str, otherwise: bool, faults: &mut Faults) -> bool {
+    let annotation = metadata.annotations.as_ref().and_then(|all| all.get(name));
+    match annotation.map(String::as_str) {
+        None => otherwise,
+        Some("true") => true,
         Some("false") => false,
         Some(other) => {
-            let field = format_args!("metadata.annotations[{CAPTURE}]");
-            faults.add(field, other, "neither true nor false", "use \"false\", or remove it");
-            true
+            let field = format_args!("metadata.annotations[{name}]");
+            let remedy = format!("use \"{}\", or remove it", !otherwise);
+            faults.add(field, other, "neither true nor false", &remedy);
+            otherwise
         }
     }
 }

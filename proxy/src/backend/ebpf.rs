@@ -366,7 +366,8 @@ impl Opened {
             u32::try_from(affinity).unwrap_or(u32::MAX),
             encode::kind(frontend.kind),
             frontend.source_ranges.is_some(),
-        );
+        )
+        .with_ends(frontend.ends_connections);
         Ok(Slot { heads, rules, pad: [0; 3] })
     }
 
@@ -398,7 +399,9 @@ impl Opened {
             (None, _) => true,
         };
         same_ranges
-            && Rules::new(is.service(), will_be.affinity(), is.kind(), is.has_ranges()) == will_be
+            && Rules::new(is.service(), will_be.affinity(), is.kind(), is.has_ranges())
+                .with_ends(is.ends_connections())
+                == will_be
     }
 
     /// Shows something else in a slot that is in use.
@@ -504,7 +507,9 @@ impl Opened {
 
     fn holds(&self, key: &FrontendKey, desired: &Frontend) -> Holds {
         let slot = self.programmed.get(&abi_key(key)).copied();
-        look::held(&self.dataplane.slots, &self.dataplane.endpoints, slot).compare(desired)
+        let ranges = |slot| self.source_ranges.get(&slot).cloned().unwrap_or_default();
+        let (slots, endpoints) = (&self.dataplane.slots, &self.dataplane.endpoints);
+        look::held(slots, endpoints, slot, ranges).compare(desired)
     }
 }
 

@@ -3,9 +3,12 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
 
 use crate::backend::Holds;
-use crate::plan::{Frontend, SourceKind, Target};
+use crate::plan::{Frontend, Masquerade, Route, SourceKind, Target};
 
 /// What the kernel holds for a frontend: where each kind of source is led that this dataplane sees.
 /// Empty when it holds nothing.
@@ -13,6 +16,19 @@ use crate::plan::{Frontend, SourceKind, Target};
 pub struct Held {
     /// In the order of the kinds.
     pub routes: Vec<(SourceKind, HeldTarget)>,
+    /// From which of them the source is rewritten, whatever the endpoint.
+    pub masqueraded: Vec<SourceKind>,
+    /// What holds for all of them; `None` where no frontend of its own is held.
+    pub rules: Option<HeldRules>,
+}
+
+/// What the kernel holds for a frontend whatever the source.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeldRules {
+    /// Who may use it, if not everybody may.
+    pub source_ranges: Option<BTreeSet<IpNet>>,
+    /// For how long a client keeps its endpoint.
+    pub affinity: Option<Duration>,
 }
 
 /// Where the kernel leads new connections.
@@ -29,7 +45,8 @@ pub enum HeldTarget {
 impl Held {
     /// The same for several kinds of source.
     pub fn same(kinds: &[SourceKind], target: &HeldTarget) -> Self {
-        Self { routes: kinds.iter().map(|kind| (*kind, target.clone())).collect() }
+        let routes = kinds.iter().map(|kind| (*kind, target.clone())).collect();
+        Self { routes, ..Self::default() }
     }
 
     /// Whether the kernel holds nothing.
@@ -47,12 +64,61 @@ impl Held {
         if self.is_empty() {
             return Holds::Nothing;
         }
-        let difference = self.routes.iter().find_map(|(kind, held)| {
-            let difference = held.difference(&desired.routes.from(*kind).target)?;
+        let of_a_kind = |(kind, held): &(SourceKind, HeldTarget)| {
+            let route = desired.routes.from(*kind);
+            let is_masqueraded = self.masqueraded.contains(kind);
+            let difference = held.difference(&route.target);
+            let difference = difference.or_else(|| masquerading(is_masqueraded, route))?;
             Some(format!("from a source that is {}, {difference}", words(*kind)))
-        });
+        };
+        let difference = self.routes.iter().find_map(of_a_kind);
+        let difference = difference.or_else(|| self.rules.as_ref()?.difference(desired));
         difference.map_or(Holds::Same, Holds::Different)
     }
+}
+
+impl HeldRules {
+    /// What is not as it should be, whatever the source.
+    fn difference(&self, desired: &Frontend) -> Option<String> {
+        let desired_ranges = desired.source_ranges.as_ref();
+        let ranges = desired_ranges.map(|all| all.iter().map(IpNet::trunc).collect());
+        if self.source_ranges != ranges {
+            let [held, desired] =
+                [&self.source_ranges, &ranges].map(|ranges| allowed(ranges.as_ref()));
+            return Some(format!("the kernel lets {held} use it, the plan {desired}"));
+        }
+        if self.affinity != desired.affinity {
+            let [held, desired] = [self.affinity, desired.affinity].map(kept);
+            return Some(format!(
+                "in the kernel a client keeps its endpoint {held}, in the plan {desired}"
+            ));
+        }
+        None
+    }
+}
+
+/// Whether the source is rewritten otherwise than it should be.
+fn masquerading(is_masqueraded: bool, desired: &Route) -> Option<String> {
+    match (is_masqueraded, desired.masquerade) {
+        (true, Masquerade::Hairpin) => Some("the kernel masquerades, the plan does not".to_owned()),
+        (false, Masquerade::Always) => Some("the plan masquerades, the kernel does not".to_owned()),
+        (true, Masquerade::Always) | (false, Masquerade::Hairpin) => None,
+    }
+}
+
+/// As a sentence wants it.
+fn allowed(ranges: Option<&BTreeSet<IpNet>>) -> String {
+    let Some(ranges) = ranges else { return "everybody".to_owned() };
+    let ranges: Vec<String> = ranges.iter().map(IpNet::to_string).collect();
+    if ranges.is_empty() { "nobody".to_owned() } else { format!("only {}", ranges.join(" ")) }
+}
+
+/// As above.
+fn kept(affinity: Option<Duration>) -> String {
+    affinity.map_or_else(
+        || "for one connection".to_owned(),
+        |timeout| format!("until {} s after its last connection", timeout.as_secs()),
+    )
 }
 
 impl HeldTarget {
@@ -92,11 +158,19 @@ impl fmt::Display for Held {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some((_, first)) = self.routes.first() else { return f.write_str("nothing") };
         if self.routes.iter().all(|(_, target)| target == first) {
-            return write!(f, "{first}");
+            write!(f, "{first}")?;
+        } else {
+            for (idx, (kind, target)) in self.routes.iter().enumerate() {
+                let between = if idx == 0 { "" } else { "; " };
+                write!(f, "{between}{kind}: {target}")?;
+            }
         }
-        for (idx, (kind, target)) in self.routes.iter().enumerate() {
-            let between = if idx == 0 { "" } else { "; " };
-            write!(f, "{between}{kind}: {target}")?;
+        let Some(HeldRules { source_ranges, affinity }) = &self.rules else { return Ok(()) };
+        if source_ranges.is_some() {
+            write!(f, " ({})", allowed(source_ranges.as_ref()))?;
+        }
+        if affinity.is_some() {
+            write!(f, " (kept {})", kept(*affinity))?;
         }
         Ok(())
     }
@@ -117,11 +191,13 @@ impl fmt::Display for HeldTarget {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::sync::Arc;
+    use std::time::Duration;
 
     use model::name::{NamespacedName, Protocol, ServicePortName};
 
-    use super::{Held, HeldTarget, SourceKind};
+    use super::{Held, HeldRules, HeldTarget, SourceKind};
     use crate::backend::Holds;
     use crate::plan::{
         Endpoint, EndpointSet, Frontend, FrontendKind, Masquerade, Route, Routes, Target,
@@ -150,7 +226,8 @@ mod tests {
         };
         let kind = FrontendKind::ClusterIp;
         let serving = Arc::default();
-        Frontend { service, kind, routes, source_ranges: None, affinity: None, serving }
+        let (source_ranges, affinity, ends_connections) = (None, None, false);
+        Frontend { service, kind, routes, source_ranges, affinity, ends_connections, serving }
     }
 
     #[test]
@@ -166,7 +243,7 @@ mod tests {
     fn the_first_difference_is_told() {
         let one = to(&["10.0.0.1:80"]);
         let told = |held: &HeldTarget, desired: Target| {
-            let held = Held { routes: vec![(SourceKind::Node, held.clone())] };
+            let held = Held::same(&[SourceKind::Node], held);
             match held.compare(&frontend(one.clone(), desired)) {
                 Holds::Different(told) => told,
                 other => panic!("{other:?}"),
@@ -188,6 +265,48 @@ mod tests {
     }
 
     #[test]
+    fn what_holds_beside_the_endpoints_is_compared_too() {
+        let one = to(&["10.0.0.1:80"]);
+        let mut desired = frontend(one.clone(), one);
+        desired.affinity = Some(Duration::from_secs(60));
+        desired.source_ranges = Some(["192.0.2.0/24".parse().unwrap()].into());
+        desired.routes.node.masquerade = Masquerade::Always;
+        let rules = HeldRules {
+            source_ranges: Some(BTreeSet::from(["192.0.2.0/24".parse().unwrap()])),
+            affinity: Some(Duration::from_secs(60)),
+        };
+        let held = Held {
+            masqueraded: vec![SourceKind::Node],
+            rules: Some(rules.clone()),
+            ..Held::same(&BOTH, &endpoints(&["10.0.0.1:80"]))
+        };
+        assert_eq!(held.compare(&desired), Holds::Same);
+        let forever = HeldRules { affinity: None, ..rules.clone() };
+        let open = HeldRules { source_ranges: None, ..rules };
+        for (held, expected) in [
+            (
+                Held { masqueraded: Vec::new(), ..held.clone() },
+                "from a source that is this node, the plan masquerades, the kernel does not",
+            ),
+            (
+                Held { masqueraded: BOTH.to_vec(), ..held.clone() },
+                "from a source that is a pod of this node, the kernel masquerades, the plan does not",
+            ),
+            (
+                Held { rules: Some(forever), ..held.clone() },
+                "in the kernel a client keeps its endpoint for one connection, in the plan until \
+                 60 s after its last connection",
+            ),
+            (
+                Held { rules: Some(open), ..held },
+                "the kernel lets everybody use it, the plan only 192.0.2.0/24",
+            ),
+        ] {
+            assert_eq!(held.compare(&desired), Holds::Different(expected.to_owned()));
+        }
+    }
+
+    #[test]
     fn nothing_is_nothing_and_kinds_that_differ_are_told_apart() {
         let empty = Held::default();
         assert_eq!(empty.compare(&frontend(Target::Drop, Target::Drop)), Holds::Nothing);
@@ -196,7 +315,7 @@ mod tests {
             (SourceKind::Pod, endpoints(&["10.0.0.1:80"])),
             (SourceKind::Node, HeldTarget::Drop),
         ];
-        let held = Held { routes };
+        let held = Held { routes, ..Held::default() };
         assert_eq!(held.to_string(), "pod: 10.0.0.1:80; node: DROP");
         assert_eq!(held.compare(&frontend(to(&["10.0.0.1:80"]), Target::Drop)), Holds::Same);
     }

@@ -33,6 +33,7 @@ fn frontend(protocol: Protocol, serving: &[&str]) -> Arc<Frontend> {
         routes: Routes::same(&Route::new(target, Masquerade::Hairpin)),
         source_ranges: None,
         affinity: Some(Duration::from_secs(1)),
+        ends_connections: false,
         serving,
     })
 }

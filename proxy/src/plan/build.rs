@@ -79,7 +79,7 @@ impl Context<'_> {
 
     /// Whether a Service's endpoints on this node are left out: it is the cluster's DNS, which this
     /// node answers itself while it can, and somebody else is there.
-    fn asks_others(
+    pub(crate) fn asks_others(
         &self,
         service: &Service,
         policies: &Policies,
@@ -322,6 +322,7 @@ impl<'a> ServiceBuild<'a> {
             routes: routes.clone(),
             source_ranges,
             affinity: self.service.session_affinity,
+            ends_connections: self.service.ends_connections && build.port.protocol == Protocol::Tcp,
             serving: Arc::clone(&build.serving),
         };
         match self.frontends.get(&key).map(Arc::clone) {

@@ -90,6 +90,8 @@ pub struct Frontend {
     pub source_ranges: Option<Arc<[IpNet]>>,
     /// `sessionAffinity: ClientIP`: how long after its last new connection a client is remembered.
     pub affinity: Option<Duration>,
+    /// TCP connections of sockets are ended once their endpoint serves no more. Only of TCP.
+    pub ends_connections: bool,
     /// Every endpoint of the family that is serving, ordered, whatever the policies: a UDP flow
     /// to any other endpoint is stale, also when this is empty.
     pub serving: Arc<[SocketAddr]>,

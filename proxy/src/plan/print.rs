@@ -83,6 +83,9 @@ impl fmt::Display for Frontend {
         if let Some(affinity) = self.affinity {
             writeln!(f, "    a client keeps its endpoint for {} s", affinity.as_secs())?;
         }
+        if self.ends_connections {
+            writeln!(f, "    connections are ended once their endpoint serves no more")?;
+        }
         for (sources, route) in grouped(&self.routes) {
             writeln!(f, "    from {sources}: {route}")?;
         }
@@ -166,6 +169,7 @@ struct FrontendView {
     routes: RoutesView,
     source_ranges: Option<Vec<String>>,
     affinity_seconds: Option<u64>,
+    ends_connections: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -268,6 +272,7 @@ impl FrontendView {
                 .as_ref()
                 .map(|ranges| ranges.iter().map(ToString::to_string).collect()),
             affinity_seconds: frontend.affinity.map(|affinity| affinity.as_secs()),
+            ends_connections: frontend.ends_connections,
         }
     }
 }

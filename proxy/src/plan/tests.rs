@@ -41,6 +41,7 @@ fn service(name: &str, cluster_ip: &str) -> Service {
         health_check_node_port: 0,
         foreign_proxy: false,
         capture: true,
+        ends_connections: false,
     }
 }
 

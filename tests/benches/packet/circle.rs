@@ -1,4 +1,6 @@
 //! Connections in a circle: what a program makes of a packet of one is a packet of the next.
+//!
+//! The yardstick goes the same way through the same memory, and does nothing with it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -10,8 +12,6 @@ use abi::slot::{Kind, N_HEADS, Rules, Slot};
 use load::test_run::Bench;
 use tests::packet::frame::frame;
 use tests::packet::show::show;
-
-use crate::misses::Touch;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -55,17 +55,11 @@ impl Way {
         Self { name, program, step, protocol, v6 }
     }
 
-    /// The memory that a packet of it needs, one thing after the other: sizes are those of the kernel's
-    /// hash table and its entries (48 bytes before the key).
-    pub(crate) fn touches(self) -> &'static [Touch] {
-        const BUCKET: Touch = Touch { size: 16 };
-        const RECORD: Touch = Touch { size: 176 };
-        const NAME: Touch = Touch { size: 168 };
-        const SLOT: Touch = Touch { size: 64 };
-        match (self.step, self.protocol) {
-            (Step::Dnat, UDP) => &[BUCKET, RECORD, SLOT],
-            (Step::Dnat, _) => &[BUCKET, RECORD],
-            (Step::Snat | Step::UnSnat | Step::UnDnat, _) => &[BUCKET, NAME],
+    /// The program that makes the same lookups and nothing else.
+    pub(crate) const fn yardstick(self) -> &'static str {
+        match self.step {
+            Step::Dnat => "tc_walk_flows",
+            Step::Snat | Step::UnSnat | Step::UnDnat => "tc_walk_names",
         }
     }
 
@@ -75,19 +69,22 @@ impl Way {
         if self.v6 {
             (Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, 9), port).into()
         } else {
-            (Ipv4Addr::new(192, 0, 2, 9), port).into()
+            // Names have the smaller end first, by its last byte: always the other one.
+            (Ipv4Addr::new(192, 0, 2, 255), port).into()
         }
     }
 
     /// The end that is rewritten.
     fn place(self, number: u32) -> SocketAddr {
         let port = if matches!(self.step, Step::Dnat | Step::UnDnat) { 80 } else { 50_000 };
-        let [a, b, c, d] = number.to_be_bytes();
         let ip = if self.v6 {
+            let [a, b, c, d] = number.to_be_bytes();
             let (high, low) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
             IpAddr::from(Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, high, low))
         } else {
-            IpAddr::from(Ipv4Addr::new(10, 128 | b, c, d))
+            // Below the last byte of the other end.
+            let [b, c, d] = [62_500, 250, 1].map(|unit| number / unit % 250);
+            IpAddr::from(Ipv4Addr::from((10 << 24) | ((128 + b) << 16) | (c << 8) | d))
         };
         (ip, port).into()
     }
@@ -101,15 +98,17 @@ pub(crate) struct Circle {
 }
 
 impl Circle {
-    /// Writes its Services and connections.
+    /// Writes its Services and connections, in another order than they are met in: what the kernel
+    /// allocates one after the other lies side by side.
     pub(crate) fn lay(&self, bench: &mut Bench) {
-        let places: Vec<SocketAddr> =
-            self.order.iter().map(|at| self.way.place(self.first + at)).collect();
-        let nexts = places.iter().skip(1).chain(places.first());
-        for (index, (place, next)) in places.iter().zip(nexts).enumerate() {
-            let slot = self.first + 1 + u32::try_from(index).unwrap();
-            service(bench, slot, *place, *next, self.way.protocol);
-            self.connection(bench, slot, *place, *next);
+        let nexts = self.order.iter().skip(1).chain(self.order.first());
+        let mut pairs: Vec<(u32, u32)> = self.order.iter().copied().zip(nexts.copied()).collect();
+        pairs.sort_unstable();
+        for (here, next) in pairs {
+            let slot = self.first + 1 + here;
+            let [here, next] = [here, next].map(|number| self.way.place(self.first + number));
+            service(bench, slot, here, next, self.way.protocol);
+            self.connection(bench, slot, here, next);
         }
     }
 
@@ -164,6 +163,25 @@ impl Circle {
         }
     }
 
+    /// The yardstick's packet: what it is to look at, and the first key.
+    pub(crate) fn key(&self) -> Vec<u8> {
+        let (way, fixed) = (self.way, self.way.fixed());
+        let place = way.place(self.first + self.order.first().unwrap());
+        let (key, field, moves) = match way.step {
+            Step::Dnat => (tuple(fixed, place, way.protocol), u8::from(way.protocol == UDP), place),
+            Step::Snat => (tuple(place, fixed, way.protocol).leaving(), 0, place),
+            Step::UnSnat => (tuple(fixed, place, way.protocol).at(Seen::Returning), 1, place),
+            Step::UnDnat => (tuple(fixed, place, way.protocol).leaving(), 2, place),
+        };
+        let is_destination = key.dst == Addr::from(moves.ip());
+        let mut bytes = vec![field, u8::from(is_destination)];
+        bytes.resize(16, 0);
+        bytes.extend([key.src, key.dst].iter().flat_map(|it| it.words).flat_map(u32::to_ne_bytes));
+        bytes.extend([key.src_port, key.dst_port].iter().flat_map(|port| port.to_ne_bytes()));
+        bytes.extend([key.protocol, key.seen, 0, 0]);
+        bytes
+    }
+
     /// Makes sure that the way is the one that is meant: each packet becomes the next, and after a
     /// round the first again.
     pub(crate) fn goes_round(&self, bench: &mut Bench) {
@@ -174,6 +192,12 @@ impl Circle {
         let n = u32::try_from(self.order.len()).unwrap();
         let round = bench.run(self.way.program, &bytes, 1, n).unwrap();
         assert_eq!(show(round.packet, false), show(&bytes, false), "{}", self.way.name);
+        let key = self.key();
+        let yardstick = self.way.yardstick();
+        let once = bench.run(yardstick, &key, 1, 1).unwrap();
+        assert!(once.action == -1 && once.packet != key, "{}: no step", self.way.name);
+        let round = bench.run(yardstick, &key, 1, n).unwrap();
+        assert!(round.action == -1 && round.packet == key, "{}: no circle", self.way.name);
     }
 }
 

@@ -51,6 +51,7 @@ fn service(name: &str, service_type: ServiceType, headless: bool) -> Change {
         health_check_node_port: 0,
         foreign_proxy: false,
         capture: true,
+        ends_connections: false,
     }))
 }
 

@@ -1,6 +1,7 @@
 //! `fairlead explain` as a user meets it, beside a proxy that runs: plays `tests/cases/explain`.
 //!
-//! Sections: `objects.yaml` is the cluster, as the proxy reads it; `proxy starts`, `proxy is killed`;
+//! Sections: `objects.yaml` is the cluster, as the proxy reads it; `proxy starts`, `node starts`,
+//! which answers names as well, `proxy is killed`;
 //! `asked objects.yaml` is what explain is given from there on instead; `explain FROM TO [more]` is a
 //! question, with the answer below. `UPDATE_EXPECT=1` writes the answers into the files.
 
@@ -121,6 +122,7 @@ impl Play {
                 self.asked.write("objects", text).unwrap();
             }
             "proxy starts" => self.node.start_proxy_with(&stage::FLAGS[1..]),
+            "node starts" => self.node.start_names_with(&stage::FLAGS[1..]),
             "proxy is killed" => self.node.kill_proxy(),
             question => return Some(self.explain(question)),
         }

@@ -95,6 +95,7 @@ fn service() -> impl Strategy<Value = Service> {
             health_check_node_port,
             foreign_proxy,
             capture,
+            ends_connections: false,
         }
     })
 }

@@ -1,17 +1,21 @@
 //! What the eBPF maps hold for a frontend: decoded in one place, for the writer and for whoever
 //! only looks.
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
 use abi::endpoint::Head;
 use abi::slot::Source;
+use ipnet::IpNet;
 use load::endpoints::Endpoints;
 use load::pinned::{Pinned, Tables};
 use load::slots::Slots;
 
 use crate::backend::ReadError;
 use crate::backend::ebpf::encode::abi_key;
-use crate::backend::held::{Held, HeldTarget};
+use crate::backend::ebpf::node;
+use crate::backend::held::{Held, HeldRules, HeldTarget};
 use crate::plan::{FrontendKey, SourceKind};
 
 /// Every kind of source. Where no packet is translated, the last is not seen.
@@ -47,7 +51,8 @@ impl Look {
         let seen = if packets_too { &KINDS[..] } else { &KINDS[..2] };
         let slot = self.tables.slot(&key);
         if slot.is_some() {
-            let mut held = held(&self.tables.slots, &self.tables.endpoints, slot);
+            let ranges = |slot| node::ranges_of(self.tables.source_ranges(slot));
+            let mut held = held(&self.tables.slots, &self.tables.endpoints, slot, ranges);
             held.routes.retain(|(kind, _)| seen.contains(kind));
             return held;
         }
@@ -66,23 +71,35 @@ impl Look {
     }
 }
 
-/// What stands in a slot; nothing where there is none.
-pub(super) fn held(slots: &Slots, endpoints: &Endpoints, slot: Option<u32>) -> Held {
+/// What stands in a slot; nothing where there is none. `ranges` has the source ranges of slots.
+pub(super) fn held(
+    slots: &Slots,
+    endpoints: &Endpoints,
+    slot: Option<u32>,
+    ranges: impl FnOnce(u32) -> BTreeSet<IpNet>,
+) -> Held {
     let Some(slot) = slot else { return Held::default() };
-    let mut targets = Vec::with_capacity(KINDS.len());
+    let mut held = Held::default();
+    let mut read = slots.get(slot);
     for _ in 0..TRIES {
-        let before = slots.get(slot);
-        targets.clear();
-        targets.extend(KINDS.map(|source| {
-            let head = before.heads.get(index(source)).copied().unwrap_or_default();
-            (source, target(endpoints, head))
-        }));
+        let heads =
+            KINDS.map(|kind| (kind, read.heads.get(index(kind)).copied().unwrap_or_default()));
+        held.routes = heads.iter().map(|(kind, head)| (*kind, target(endpoints, *head))).collect();
+        let masqueraded = heads.iter().filter(|(_, head)| head.masquerade());
+        held.masqueraded = masqueraded.map(|(kind, _)| *kind).collect();
         // Another head by now: what was read may be half of the set after it.
-        if slots.get(slot) == before {
+        let now = slots.get(slot);
+        if read == now {
             break;
         }
+        read = now;
     }
-    Held { routes: targets }
+    let affinity = read.rules.affinity();
+    held.rules = Some(HeldRules {
+        source_ranges: read.rules.has_ranges().then(|| ranges(slot)),
+        affinity: (affinity > 0).then(|| Duration::from_secs(affinity.into())),
+    });
+    held
 }
 
 /// Where the head of a kind of source stands in a slot.

@@ -112,6 +112,11 @@ pub(super) fn source_ranges(
     Ok(found)
 }
 
+/// The ranges of those entries of `RANGES`, which are of one slot.
+pub(super) fn ranges_of(keys: impl Iterator<Item = (u32, Addr)>) -> BTreeSet<IpNet> {
+    keys.filter_map(|(bits, addr)| range(bits, addr)).collect()
+}
+
 /// Makes `RANGES` have these for a slot; `known` is what it has, and is kept up to date.
 pub(super) fn write_source_ranges(
     dataplane: &mut Dataplane,

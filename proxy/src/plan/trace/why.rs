@@ -177,6 +177,8 @@ struct Port<'a> {
     policies: Policies,
     endpoints: Vec<&'a MergedEndpoint>,
     place: select::Place<'a>,
+    /// Its endpoints on this node are left out.
+    asks_others: bool,
 }
 
 impl<'a> Port<'a> {
@@ -197,17 +199,17 @@ impl<'a> Port<'a> {
             .ports
             .iter()
             .find(|port| port.name == name.port && port.protocol == name.protocol);
+        let policies = port.map_or(
+            Policies { internal_local: false, external_local: false, externally_accessible: false },
+            |port| context.policies(service, port, family),
+        );
+        let endpoints: Vec<&MergedEndpoint> =
+            state.endpoints.of(&name.port, name.protocol, family).collect();
         Self {
             state,
-            policies: port.map_or(
-                Policies {
-                    internal_local: false,
-                    external_local: false,
-                    externally_accessible: false,
-                },
-                |port| context.policies(service, port, family),
-            ),
-            endpoints: state.endpoints.of(&name.port, name.protocol, family).collect(),
+            asks_others: context.asks_others(service, &policies, &endpoints),
+            policies,
+            endpoints,
             place: select::Place {
                 node: &view.config.node_name,
                 zone: view.snapshot.node.as_ref().and_then(|node| node.zone.as_deref()),
@@ -294,6 +296,9 @@ fn endpoint_lines(
         line.push_str(&format!(" {verb}: {}", condition_words(endpoint)));
         if endpoint.local {
             line.push_str(", on this node");
+            if !serves && port.asks_others {
+                line.push_str(", which answers names itself, and asks others only while it cannot");
+            }
         } else if !serves && local {
             line.push_str(", not on this node (nodeName)");
         }

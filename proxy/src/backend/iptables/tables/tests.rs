@@ -31,7 +31,10 @@ fn frontend(name: &str, kind: FrontendKind, routes: Routes) -> Arc<Frontend> {
         protocol: Protocol::Tcp,
     };
     let serving: Arc<[SocketAddr]> = Arc::new([]);
-    Arc::new(Frontend { service, kind, routes, source_ranges: None, affinity: None, serving })
+    let (source_ranges, affinity, ends_connections) = (None, None, false);
+    let frontend =
+        Frontend { service, kind, routes, source_ranges, affinity, ends_connections, serving };
+    Arc::new(frontend)
 }
 
 fn at(address: &str, port: u16) -> FrontendKey {

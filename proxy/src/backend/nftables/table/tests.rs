@@ -29,6 +29,7 @@ fn frontend(endpoints: &[&str], affinity: Option<Duration>) -> Frontend {
         routes: Routes::same(&Route::new(target, Masquerade::Hairpin)),
         source_ranges: None,
         affinity,
+        ends_connections: false,
         serving: [].into(),
     }
 }
