@@ -12,7 +12,12 @@
 //!
 //! `cargo xtask bench nodeport [ROUNDS]`
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a bench fails loudly")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a bench fails loudly"
+)]
 
 #[path = "nodeport/packets.rs"]
 mod packets;
