@@ -16,9 +16,9 @@ use crate::plan::{Frontend, Masquerade, Route, SourceKind, Target};
 pub struct Held {
     /// In the order of the kinds.
     pub routes: Vec<(SourceKind, HeldTarget)>,
-    /// From which of them the source is rewritten, whatever the endpoint.
-    pub masqueraded: Vec<SourceKind>,
-    /// What holds for all of them; `None` where no frontend of its own is held.
+    /// From which of them the source is rewritten, whatever the endpoint; `None` where that is not told.
+    pub masqueraded: Option<Vec<SourceKind>>,
+    /// What holds for all of them; `None` where that is not told.
     pub rules: Option<HeldRules>,
 }
 
@@ -66,9 +66,10 @@ impl Held {
         }
         let of_a_kind = |(kind, held): &(SourceKind, HeldTarget)| {
             let route = desired.routes.from(*kind);
-            let is_masqueraded = self.masqueraded.contains(kind);
-            let difference = held.difference(&route.target);
-            let difference = difference.or_else(|| masquerading(is_masqueraded, route))?;
+            let difference = held.difference(&route.target).or_else(|| {
+                let masqueraded = self.masqueraded.as_ref()?;
+                masquerading(masqueraded.contains(kind), route)
+            })?;
             Some(format!("from a source that is {}, {difference}", words(*kind)))
         };
         let difference = self.routes.iter().find_map(of_a_kind);
@@ -276,7 +277,7 @@ mod tests {
             affinity: Some(Duration::from_secs(60)),
         };
         let held = Held {
-            masqueraded: vec![SourceKind::Node],
+            masqueraded: Some(vec![SourceKind::Node]),
             rules: Some(rules.clone()),
             ..Held::same(&BOTH, &endpoints(&["10.0.0.1:80"]))
         };
@@ -285,11 +286,11 @@ mod tests {
         let open = HeldRules { source_ranges: None, ..rules };
         for (held, expected) in [
             (
-                Held { masqueraded: Vec::new(), ..held.clone() },
+                Held { masqueraded: Some(Vec::new()), ..held.clone() },
                 "from a source that is this node, the plan masquerades, the kernel does not",
             ),
             (
-                Held { masqueraded: BOTH.to_vec(), ..held.clone() },
+                Held { masqueraded: Some(BOTH.to_vec()), ..held.clone() },
                 "from a source that is a pod of this node, the kernel masquerades, the plan does not",
             ),
             (

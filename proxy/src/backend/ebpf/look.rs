@@ -86,7 +86,7 @@ pub(super) fn held(
             KINDS.map(|kind| (kind, read.heads.get(index(kind)).copied().unwrap_or_default()));
         held.routes = heads.iter().map(|(kind, head)| (*kind, target(endpoints, *head))).collect();
         let masqueraded = heads.iter().filter(|(_, head)| head.masquerade());
-        held.masqueraded = masqueraded.map(|(kind, _)| *kind).collect();
+        held.masqueraded = Some(masqueraded.map(|(kind, _)| *kind).collect());
         // Another head by now: what was read may be half of the set after it.
         let now = slots.get(slot);
         if read == now {

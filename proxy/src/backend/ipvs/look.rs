@@ -51,7 +51,7 @@ pub(super) fn held(key: &FrontendKey) -> Result<Held, KernelError> {
     if is_own {
         routes.insert(0, (SourceKind::Pod, pod));
     }
-    Ok(Held { routes })
+    Ok(Held { routes, ..Held::default() })
 }
 
 /// Where it leads new connections.

@@ -33,7 +33,10 @@ fn frontend(kind: FrontendKind, [pod, node, outside]: [Route; 3]) -> Arc<Fronten
     let service = ServicePortName { service: name, port: "".into(), protocol: Protocol::Tcp };
     let routes = Routes { pod, node, outside };
     let serving = Arc::default();
-    Arc::new(Frontend { service, kind, routes, source_ranges: None, affinity: None, serving })
+    let (source_ranges, affinity, ends_connections) = (None, None, false);
+    let frontend =
+        Frontend { service, kind, routes, source_ranges, affinity, ends_connections, serving };
+    Arc::new(frontend)
 }
 
 fn key(at: At, port: u16) -> FrontendKey {
