@@ -76,29 +76,34 @@ fn filters_are_adopted_over_kills_and_give_way_to_links_without_a_gap() {
     }
 }
 
-#[test]
-fn filters_that_somebody_else_removes_stand_again_within_a_period() {
-    let cluster = Cluster::new();
-    let mut node = cluster.node("node-a");
-    let webs = node.webs(["web-1"]);
-    let client = node.pod("client");
-    let service = cluster.service("web", &webs);
-    node.start_proxy_with(&[&BY_FILTERS[..], &["--iptables-sync-period=200ms"]].concat());
-    let is_led = || cluster.send(&client, Protocol::Tcp, service.v4(), 20).failed == 0;
-    eventually("the Service is reached", is_led);
-    let n_repairs = || Status::read(&file_of(node.bpffs())).unwrap().n_repairs;
-    assert_eq!(n_repairs(), 0, "nothing else is taken for damage");
-    let device = device_of(&node);
-    let damages = [
-        ("the filter is removed", format!("filter del dev {device} ingress")),
-        ("the qdisc is removed", format!("qdisc del dev {device} clsact")),
-    ];
-    for (what, damage) in damages {
-        let before = n_repairs();
-        let output = node.node().command("tc").args(damage.split(' ')).output().unwrap();
-        assert!(output.status.success(), "tc {damage}: {output:?}");
-        eventually(what, || n_repairs() > before);
-        eventually(what, is_led);
+/// Run by `cargo xtask test --all`.
+mod long {
+    use super::*;
+
+    #[test]
+    fn filters_that_somebody_else_removes_stand_again_within_a_period() {
+        let cluster = Cluster::new();
+        let mut node = cluster.node("node-a");
+        let webs = node.webs(["web-1"]);
+        let client = node.pod("client");
+        let service = cluster.service("web", &webs);
+        node.start_proxy_with(&[&BY_FILTERS[..], &["--iptables-sync-period=200ms"]].concat());
+        let is_led = || cluster.send(&client, Protocol::Tcp, service.v4(), 20).failed == 0;
+        eventually("the Service is reached", is_led);
+        let n_repairs = || Status::read(&file_of(node.bpffs())).unwrap().n_repairs;
+        assert_eq!(n_repairs(), 0, "nothing else is taken for damage");
+        let device = device_of(&node);
+        let damages = [
+            ("the filter is removed", format!("filter del dev {device} ingress")),
+            ("the qdisc is removed", format!("qdisc del dev {device} clsact")),
+        ];
+        for (what, damage) in damages {
+            let before = n_repairs();
+            let output = node.node().command("tc").args(damage.split(' ')).output().unwrap();
+            assert!(output.status.success(), "tc {damage}: {output:?}");
+            eventually(what, || n_repairs() > before);
+            eventually(what, is_led);
+        }
     }
 }
 
