@@ -29,7 +29,8 @@ pub(crate) fn flows(skb: Skb) -> i32 {
     let Some(packet) = skb.at::<END>(0) else { return DROP };
     let key = packet.wrapping_add(KEY).cast::<Tuple>();
     // SAFETY: the verifier checked that the packet is so long; the kernel reads the key.
-    let Some(record) = FLOWS.get_ptr_mut(unsafe { &*key }) else { return DROP };
+    let tuple = unsafe { &*key };
+    let Some(record) = FLOWS.get_ptr_mut(tuple) else { return DROP };
     // SAFETY: as above.
     if unsafe { packet.read_volatile() } == 1 && !is_current(record) {
         return DROP;
@@ -51,7 +52,8 @@ pub(crate) fn names(skb: Skb) -> i32 {
     let Some(packet) = skb.at::<END>(0) else { return DROP };
     let key = packet.wrapping_add(KEY).cast::<Tuple>();
     // SAFETY: as above.
-    let Some(name) = NAMES.get_ptr_mut(unsafe { &*key }) else { return DROP };
+    let tuple = unsafe { &*key };
+    let Some(name) = NAMES.get_ptr_mut(tuple) else { return DROP };
     // SAFETY: as above.
     let (field, is_destination) =
         unsafe { (packet.read_volatile(), packet.wrapping_add(1).read_volatile() == 1) };
