@@ -14,6 +14,7 @@ pub mod device;
 mod follow;
 mod gate;
 mod metrics;
+mod pages;
 pub mod saved;
 mod sources;
 mod tcp;

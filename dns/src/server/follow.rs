@@ -1,6 +1,7 @@
 //! From the feed to the view that answers.
 
 use std::collections::BTreeSet;
+use std::thread;
 
 use model::applied::{Applied, AppliedReader};
 use model::cluster::Snapshot;
@@ -8,7 +9,7 @@ use model::feed::{FeedReader, Update};
 use tokio::time::{Instant, sleep_until};
 
 use super::gate::Waiting;
-use super::{Names, clock};
+use super::{Names, clock, pages};
 use crate::zone::Origin;
 
 /// What the loop reacts to.
@@ -67,6 +68,13 @@ fn take(names: &Names, update: &Update, applied: Option<&Applied>, waiting: &mut
     if before.origin() != Origin::Watch {
         let n_services = names.view().n_services();
         tracing::info!(n_services, "the cluster is listed");
+    }
+    if update.dirty.all {
+        // Not on this thread, which has changes to take up meanwhile.
+        let thread = thread::Builder::new().name("huge-pages".to_owned());
+        if let Err(error) = thread.spawn(pages::ask_for_huge_ones) {
+            tracing::debug!("names stay on small pages: {error}");
+        }
     }
 }
 
