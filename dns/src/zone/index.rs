@@ -11,7 +11,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 
-use super::service::{KeyBuf, ServiceView};
+use super::service::{FrontKey, ServiceView};
 use crate::query::Key;
 
 /// Tables of an index: a change copies one table and this many pointers, so both stay small up to
@@ -46,7 +46,7 @@ impl Index {
     /// Brings what [`Index::get`] reads into the cache: the misses of keys that are looked up one
     /// right after another pass together, where they would be waited for one by one if each were
     /// answered for in between.
-    pub(super) fn touch<const N: usize>(&self, keys: impl Iterator<Item = KeyBuf>) {
+    pub(super) fn touch<const N: usize>(&self, keys: impl Iterator<Item = FrontKey>) {
         // Hashed apart, so that the processor sees many look-ups at once.
         let hashes: SmallVec<[u64; N]> = keys.map(|key| self.hash(Key(&key))).collect();
         for hash in hashes {

@@ -56,6 +56,12 @@ pub struct Host<'v> {
 /// A Service's two labels on the wire.
 pub(crate) type KeyBuf = SmallVec<[u8; 40]>;
 
+/// The same of any question: there is room for the longest, so that none of them allocates.
+pub(crate) type FrontKey = SmallVec<[u8; LONGEST_KEY]>;
+
+/// Two labels with their lengths.
+const LONGEST_KEY: usize = 2 * (1 + MAX_LABEL);
+
 /// The endpoints of one port; port 0 stands for none.
 #[derive(Clone, Copy, Debug)]
 pub struct PortEndpoints<'v> {
@@ -302,11 +308,12 @@ pub(crate) fn key(name: &NamespacedName) -> KeyBuf {
     key
 }
 
-/// The key of a Service whose name on the wire begins here.
-pub(crate) fn key_in_front(name: &[u8]) -> Option<KeyBuf> {
+/// The key of a Service whose name on the wire begins here, if labels can be so long.
+pub(crate) fn key_in_front(name: &[u8]) -> Option<FrontKey> {
     let n_first = 1 + usize::from(*name.first()?);
     let n_both = n_first + 1 + usize::from(*name.get(n_first)?);
-    let mut key = KeyBuf::from_slice(name.get(..n_both)?);
+    let labels = name.get(..n_both).filter(|labels| labels.len() <= LONGEST_KEY)?;
+    let mut key = FrontKey::from_slice(labels);
     // Length octets are no letters.
     key.make_ascii_lowercase();
     Some(key)

@@ -188,3 +188,14 @@ fn the_serial_never_goes_back() {
     let clock_set_back = before.update(&two, &Dirty::everything(), Origin::Watch, 50);
     assert_eq!(clock_set_back.serial(), 100);
 }
+
+#[test]
+fn the_key_in_front_of_a_name_is_its_services_and_never_on_the_heap() {
+    let key = service::key_in_front(b"\x03Web\x04SHOP\x03svc\0").unwrap();
+    assert_eq!(key[..], service::key(&NamespacedName::new("shop", "web"))[..]);
+    let longest = [&[63][..], &[b'a'; 63], &[63], &[b'b'; 63]].concat();
+    assert!(!service::key_in_front(&longest).unwrap().spilled());
+    for hostile in [&[][..], b"\0", b"\x03we", b"\x03web", &[255; 600]] {
+        assert_eq!(service::key_in_front(hostile), None);
+    }
+}
