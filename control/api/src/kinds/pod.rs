@@ -324,27 +324,127 @@ fn restore(masked: &mut Value, old: &Value, field: &str) {
 }
 
 fn ready(pod: &Value) -> Value {
-    let ready =
-        list_at(pod, "status.containerStatuses").iter().filter(|one| one["ready"] == true).count();
-    json!(format!("{ready}/{}", list_at(pod, "spec.containers").len()))
+    let all = || statuses(pod, "containerStatuses").chain(sidecars(pod));
+    let ready = all().filter(|one| one["ready"] == true).count();
+    let specs = list_at(pod, "spec.initContainers").iter().filter(|one| is_sidecar(one));
+    json!(format!("{ready}/{}", list_at(pod, "spec.containers").len() + specs.count()))
 }
 
+fn statuses<'a>(pod: &'a Value, list: &str) -> std::slice::Iter<'a, Value> {
+    list_at(&pod["status"], list).iter()
+}
+
+/// An init container that goes on running beside the others (KEP-753).
+fn is_sidecar(container: &Value) -> bool {
+    container["restartPolicy"] == "Always"
+}
+
+/// The statuses of a pod's sidecars.
+fn sidecars(pod: &Value) -> impl Iterator<Item = &Value> {
+    let specs = list_at(pod, "spec.initContainers");
+    let named = |name: &Value| specs.iter().find(|one| one["name"] == *name);
+    statuses(pod, "initContainerStatuses")
+        .filter(move |one| named(&one["name"]).is_some_and(is_sidecar))
+}
+
+/// As upstream's printer has it: what containers wait for or ended with says more than the phase.
 fn status(pod: &Value) -> Value {
-    if !str_at(pod, "metadata.deletionTimestamp").is_empty() {
+    let phase = str_at(pod, "status.phase");
+    let is_going = !str_at(pod, "metadata.deletionTimestamp").is_empty();
+    if is_going && !matches!(phase, "Succeeded" | "Failed") {
         return json!("Terminating");
     }
-    let statuses = list_at(pod, "status.containerStatuses").iter();
-    let reasons = statuses.map(|one| match str_at(one, "state.waiting.reason") {
-        "" => str_at(one, "state.terminated.reason"),
-        reason => reason,
-    });
-    let reason = reasons.rev().find(|reason| !reason.is_empty());
+    let init = init_status(pod);
+    let is_initialized = init.is_none() || holds(pod, "Initialized");
     let own = str_at(pod, "status.reason");
-    let phase = str_at(pod, "status.phase");
-    json!(reason.unwrap_or(if own.is_empty() { phase } else { own }))
+    let mut text = init.unwrap_or_else(|| if own.is_empty() { phase } else { own }.to_owned());
+    let mut is_running = false;
+    for one in statuses(pod, "containerStatuses").rev().filter(|_| is_initialized) {
+        is_running |= one["ready"] == true && !one["state"]["running"].is_null();
+        let waiting = str_at(one, "state.waiting.reason");
+        if !waiting.is_empty() {
+            waiting.clone_into(&mut text);
+        } else if let Some(ended) = ended(one) {
+            text = ended;
+        }
+    }
+    if text == "Completed" && is_running {
+        text = if holds(pod, "Ready") { "Running" } else { "NotReady" }.to_owned();
+    }
+    json!(text)
+}
+
+/// How far a pod's init containers are, unless they have done all.
+fn init_status(pod: &Value) -> Option<String> {
+    let n = list_at(pod, "spec.initContainers").len();
+    let is_done = |one: &Value| {
+        let is_sidecar = sidecars(pod).any(|side| side["name"] == one["name"]);
+        one["state"]["terminated"]["exitCode"] == 0 || (is_sidecar && one["started"] == true)
+    };
+    let mut all = statuses(pod, "initContainerStatuses").enumerate();
+    let (idx, one) = all.find(|(_, one)| !is_done(one))?;
+    let waiting = str_at(one, "state.waiting.reason");
+    Some(match ended(one) {
+        Some(ended) => format!("Init:{ended}"),
+        None if !matches!(waiting, "" | "PodInitializing") => format!("Init:{waiting}"),
+        None => format!("Init:{idx}/{n}"),
+    })
+}
+
+/// What a container has come to, if it has ended.
+fn ended(status: &Value) -> Option<String> {
+    let terminated = status["state"]["terminated"].as_object()?;
+    let number = |name: &str| terminated.get(name).and_then(Value::as_i64).unwrap_or(0);
+    Some(match terminated.get("reason").and_then(Value::as_str) {
+        Some(reason) if !reason.is_empty() => reason.to_owned(),
+        _ if number("signal") != 0 => format!("Signal:{}", number("signal")),
+        _ => format!("ExitCode:{}", number("exitCode")),
+    })
+}
+
+fn holds(pod: &Value, condition: &str) -> bool {
+    let mut all = list_at(pod, "status.conditions").iter();
+    all.any(|one| one["type"] == condition && one["status"] == "True")
 }
 
 fn restarts(pod: &Value) -> Value {
-    let statuses = list_at(pod, "status.containerStatuses").iter();
-    json!(statuses.filter_map(|one| one["restartCount"].as_i64()).sum::<i64>().to_string())
+    let all = statuses(pod, "containerStatuses").chain(sidecars(pod));
+    json!(all.filter_map(|one| one["restartCount"].as_i64()).sum::<i64>().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pods_column_tells_how_far_it_is() {
+        let pod = |text: &str| -> Value { serde_json::from_str(text).unwrap() };
+        let spec = r#""spec": {"initContainers": [{"name": "a"}, {"name": "b", "restartPolicy":
+            "Always"}], "containers": [{"name": "c"}]}"#;
+        let tell = |status: &str| {
+            let pod = pod(&format!(r#"{{{spec}, "status": {{"phase": "Pending", {status}}}}}"#));
+            [status_text(&pod), ready(&pod).as_str().unwrap().to_owned()].join(" ")
+        };
+        let waits = r#"{"name": "c", "state": {"waiting": {"reason": "PodInitializing"}}}"#;
+        let begun = |inits: &str| {
+            tell(&format!(r#""initContainerStatuses": [{inits}], "containerStatuses": [{waits}]"#))
+        };
+        let (runs, done) = (r#"{"running": {}}"#, r#"{"terminated": {"exitCode": 0}}"#);
+        let later = r#"{"name": "b", "state": {"waiting": {"reason": "PodInitializing"}}}"#;
+        let first = |state: &str| begun(&format!(r#"{{"name": "a", "state": {state}}}, {later}"#));
+        assert_eq!(first(runs), "Init:0/2 0/2");
+        assert_eq!(first(r#"{"waiting": {"reason": "ErrImagePull"}}"#), "Init:ErrImagePull 0/2");
+        assert_eq!(first(r#"{"terminated": {"exitCode": 3}}"#), "Init:ExitCode:3 0/2");
+        assert_eq!(first(done), "Init:1/2 0/2");
+        let side = format!(r#"{{"name": "b", "started": true, "ready": true, "state": {runs}}}"#);
+        let both = format!(r#"{{"name": "a", "state": {done}}}, {side}"#);
+        assert_eq!(begun(&both), "PodInitializing 1/2");
+        let runs = format!(r#"{{"name": "c", "ready": true, "state": {runs}}}"#);
+        let well = format!(r#""initContainerStatuses": [{both}], "containerStatuses": [{runs}]"#);
+        assert_eq!(tell(&well), "Pending 2/2");
+    }
+
+    fn status_text(pod: &Value) -> String {
+        status(pod).as_str().unwrap().to_owned()
+    }
 }
