@@ -5,6 +5,7 @@ mod forward;
 mod logs;
 mod spdy;
 mod upgrade;
+mod websocket;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! `exec` and `attach`: a command's streams, or a running container's, over SPDY.
+//! `exec` and `attach`: a command's streams, or a running container's, over SPDY or WebSocket.
 
 use std::collections::HashMap;
 use std::io;
@@ -14,13 +14,16 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 use super::spdy::{Sender, Stream};
+use super::upgrade::Protocols;
+use super::websocket::Within;
 use super::{Asked, Body, logs, say, upgrade};
 use crate::runtime::{ContainerId, Exec, Session};
 use crate::worker::Node;
 
 /// The protocols of streams, the newest first; they differ in what is asked for here by nothing
-/// but the last word.
-const PROTOCOLS: [&str; 2] = ["v4.channel.k8s.io", "v3.channel.k8s.io"];
+/// but the last word, and by how a WebSocket says that there is no more input.
+const SPDY: [&str; 2] = ["v4.channel.k8s.io", "v3.channel.k8s.io"];
+const WEBSOCKET: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
 /// How long a client may take to open its streams.
 const OPEN_WITHIN: Duration = Duration::from_secs(30);
 const CHUNK: usize = 16 * 1024;
@@ -45,7 +48,7 @@ pub(super) async fn exec(
     }
     let exec = Exec { command, stdin: asked.is_true("stdin"), tty: asked.is_true("tty") };
     let (node, expected) = (Arc::clone(node), expected(asked));
-    upgrade::spdy(&asked.sessions, request, &PROTOCOLS, move |streams| async move {
+    upgrade::accept(&asked.sessions, request, protocols(&expected), move |streams| async move {
         let Some(mut streams) = gather(streams, &expected).await else { return };
         let outcome = match node.exec(id, exec).await {
             Ok(session) => converse(session, &mut streams).await,
@@ -66,7 +69,7 @@ pub(super) async fn attach(
     let (said, lines) = mpsc::channel(64);
     let log = logs::follow(node, asked, id.attempt, said);
     let expected = expected(asked);
-    upgrade::spdy(&asked.sessions, request, &PROTOCOLS, move |streams| async move {
+    upgrade::accept(&asked.sessions, request, protocols(&expected), move |streams| async move {
         let Some(mut streams) = gather(streams, &expected).await else { return };
         let out = streams.take("stdout").map(|stream| stream.outgoing);
         let stdin = streams.take("stdin");
@@ -121,6 +124,11 @@ fn expected(asked: &Asked) -> Vec<&'static str> {
     all.extend((asked.is_true("stderr") && !tty).then_some("stderr"));
     all.extend(tty.then_some("resize"));
     all
+}
+
+fn protocols(expected: &[&'static str]) -> Protocols {
+    let within = Within::Channels(expected.to_vec());
+    Protocols { spdy: &SPDY, websocket: &WEBSOCKET, within }
 }
 
 /// A client's streams, by what they are for.

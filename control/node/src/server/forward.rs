@@ -1,4 +1,4 @@
-//! `port-forward`: connections to ports inside a pod, over SPDY.
+//! `port-forward`: connections to ports inside a pod, over SPDY, by itself or inside of a WebSocket.
 
 use std::collections::HashMap;
 use std::io;
@@ -14,10 +14,13 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use super::spdy::{Sender, Stream};
+use super::upgrade::Protocols;
+use super::websocket::Within;
 use super::{Asked, Body, say, upgrade};
 use crate::worker::Node;
 
-const PROTOCOLS: [&str; 1] = ["portforward.k8s.io"];
+const SPDY: [&str; 1] = ["portforward.k8s.io"];
+const WEBSOCKET: [&str; 1] = ["SPDY/3.1+portforward.k8s.io"];
 const CHUNK: usize = 16 * 1024;
 
 /// Answers `portForward`.
@@ -30,7 +33,8 @@ pub(super) fn answer(
     let Some(namespace) = node.runtime.network_namespace(uid) else {
         return say(StatusCode::NOT_FOUND, "the pod does not run");
     };
-    upgrade::spdy(&asked.sessions, request, &PROTOCOLS, move |mut streams| async move {
+    let protocols = Protocols { spdy: &SPDY, websocket: &WEBSOCKET, within: Within::Spdy };
+    upgrade::accept(&asked.sessions, request, protocols, move |mut streams| async move {
         let mut halves: HashMap<String, (Option<Stream>, Option<Stream>)> = HashMap::new();
         let mut connections = JoinSet::new();
         // Each connection is two streams of one request id.

@@ -11,8 +11,8 @@ use hyper::body::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::sync::mpsc;
 
-pub(super) use frame::Headers;
-use frame::{Decoder, Frame};
+use frame::Decoder;
+pub(super) use frame::{Frame, Headers};
 
 /// Chunks on their way to a slow reader of a stream, and frames on their way to a slow client.
 const QUEUE: usize = 32;
@@ -34,6 +34,11 @@ pub(super) struct Sender {
 }
 
 impl Sender {
+    /// The way back on one of a connection's streams, among its frames.
+    pub(super) fn new(id: u32, frames: mpsc::Sender<Frame>) -> Self {
+        Self { id, frames }
+    }
+
     /// Sends; an error means that the connection is gone.
     pub(super) async fn send(&self, bytes: Bytes) -> io::Result<()> {
         let frame = Frame::Data { id: self.id, bytes, is_last: false };
@@ -109,7 +114,7 @@ async fn read<T: AsyncRead>(
                     streams.insert(id, sender);
                 }
                 frames.send(Frame::Accept { id }).await.map_err(gone)?;
-                let outgoing = Sender { id, frames: frames.clone() };
+                let outgoing = Sender::new(id, frames.clone());
                 let stream = Stream { headers, incoming, outgoing };
                 if opened.send(stream).await.is_err() {
                     return Ok(());

@@ -47,7 +47,7 @@ pub(in crate::server) type Headers = Vec<(String, String)>;
 
 /// What is sent and received.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Frame {
+pub(in crate::server) enum Frame {
     Open { id: u32, headers: Headers, is_last: bool },
     Accept { id: u32 },
     Data { id: u32, bytes: Bytes, is_last: bool },
