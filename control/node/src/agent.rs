@@ -170,6 +170,9 @@ async fn serve(
 /// The pods of this node, by namespace and name.
 pub(crate) type Pods = HashMap<(String, String), Arc<Pod>>;
 
+/// When a removal that failed is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// Every pod has a worker, from its first sight to its end.
 struct Workers<'a> {
     node: &'a Arc<Node>,
@@ -268,8 +271,9 @@ impl Workers<'_> {
             let node = Arc::clone(self.node);
             self.running.spawn(async move {
                 tracing::info!(uid, "removing a pod that nobody asks for");
-                if let Err(why) = node.forget_uid(&uid, None).await {
+                while let Err(why) = node.forget_uid(&uid).await {
                     tracing::warn!(uid, why, "removing a pod failed");
+                    tokio::time::sleep(AGAIN).await;
                 }
                 uid
             });

@@ -101,11 +101,15 @@ impl Network {
     /// Takes a pod's link away, and with it its addresses. That there is none is fine.
     pub(crate) fn disconnect(&self, uid: &str) -> Result<(), NetworkError> {
         let port = port(uid);
-        let is_there = self.host.run(|| if_nametoindex(port.as_str()).is_ok())?;
-        if is_there {
-            link::configure(&self.host, async |links| links.remove(&port).await)?;
+        let is_there = || self.host.run(|| if_nametoindex(port.as_str()).is_ok());
+        if !is_there()? {
+            return Ok(());
         }
-        Ok(())
+        match link::configure(&self.host, async |links| links.remove(&port).await) {
+            // The kernel may be faster: it goes with the pod's namespace.
+            Err(error) if is_there()? => Err(error.into()),
+            _ => Ok(()),
+        }
     }
 
     fn allocate(&self) -> Result<Vec<IpAddr>, NetworkError> {

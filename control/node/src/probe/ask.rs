@@ -1,5 +1,6 @@
 //! Asking once: over HTTP, TCP or gRPC, or by a command.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use k8s_openapi::api::core::v1::{
     Container, ExecAction, GRPCAction, HTTPGetAction, Probe, TCPSocketAction,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use nix::errno::Errno;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
@@ -60,7 +62,13 @@ async fn open(host: &str, port: u16) -> Result<TcpStream, String> {
     let shown =
         if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
     let connected = TcpStream::connect((host, port)).await;
-    connected.map_err(|error| format!("dial tcp {shown}: connect: {error}"))
+    connected.map_err(|error| format!("dial tcp {shown}: connect: {}", words(&error)))
+}
+
+/// An error in upstream's words: the system's own, in lower case and without its number.
+fn words(error: &io::Error) -> String {
+    let named = |errno| Errno::from_raw(errno).desc().to_lowercase();
+    error.raw_os_error().map_or_else(|| error.to_string(), named)
 }
 
 async fn connect(host: IpAddr, own: &Container, tcp: &TCPSocketAction) -> Result<(), String> {

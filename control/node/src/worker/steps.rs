@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -173,21 +173,18 @@ impl Node {
 
     /// Removes everything of a pod.
     pub(super) async fn forget(&self, pod: &Pod) -> Result<(), String> {
-        self.forget_uid(self.uid(pod), Some(self.logs_dir(pod))).await
+        self.forget_uid(self.uid(pod)).await
     }
 
-    /// Removes everything of a pod that nobody asks for.
-    pub(crate) async fn forget_uid(&self, uid: &str, logs: Option<PathBuf>) -> Result<(), String> {
-        let (uid, volumes) = (uid.to_owned(), self.root.join("pods").join(uid).join("volumes"));
+    /// The same by its uid alone, for pods that nobody asks for.
+    pub(crate) async fn forget_uid(&self, uid: &str) -> Result<(), String> {
+        let (uid, root) = (uid.to_owned(), self.root.clone());
         self.blocking(move |runtime| -> Result<(), String> {
             let text = |error: io::Error| error.to_string();
             runtime.remove_sandbox(&uid).map_err(|error| error.to_string())?;
-            volumes::unmount_all(&volumes).map_err(text)?;
+            volumes::unmount_all(&root.join("pods").join(&uid).join("volumes")).map_err(text)?;
             runtime.forget(&uid).map_err(|error| error.to_string())?;
-            match logs.map(fs::remove_dir_all) {
-                Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => Err(text(error)),
-                _ => Ok(()),
-            }
+            remove_logs(&root.join("logs"), &uid).map_err(text)
         })
         .await
     }
@@ -365,6 +362,23 @@ impl Node {
     ) -> Result<crate::runtime::Session, String> {
         self.runtime.exec(&id, &exec).map_err(|error| error.to_string())
     }
+}
+
+/// Removes a pod's logs: their directory's name ends with its uid.
+fn remove_logs(logs: &Path, uid: &str) -> io::Result<()> {
+    let absent = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    let all = match fs::read_dir(logs) {
+        Err(error) if absent(&error) => return Ok(()),
+        all => all?,
+    };
+    for one in all {
+        let one = one?;
+        if one.file_name().to_string_lossy().ends_with(&format!("_{uid}")) {
+            fs::remove_dir_all(one.path())
+                .or_else(|error| if absent(&error) { Ok(()) } else { Err(error) })?;
+        }
+    }
+    Ok(())
 }
 
 /// What a pod asks for that this node cannot do: the field, and what to do about it.
