@@ -35,6 +35,10 @@ pub(crate) struct Args {
     /// The ranges of cluster IPs, one or two families; the first is the default.
     #[arg(long, value_name = "CIDR,…", value_delimiter = ',', default_value = "10.96.0.0/16")]
     service_cluster_ip_range: Vec<String>,
+    /// The ranges of pods' addresses, one or two families: each node that brings none is given a /24
+    /// of IPv4 and a /64 of IPv6. Without it, nodes bring theirs (`--pod-cidr`).
+    #[arg(long, value_name = "CIDR,…", value_delimiter = ',')]
+    cluster_cidr: Vec<String>,
     /// The range of node ports.
     #[arg(long, value_name = "FROM-TO", default_value = "30000-32767")]
     service_node_port_range: String,
@@ -65,6 +69,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     crate::log(args.v);
     let config = args.config()?;
+    let cluster_cidrs = parse_all("--cluster-cidr", &args.cluster_cidr)?;
     let runtime = runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let server = Server::start(config).await?;
@@ -75,7 +80,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             if args.no_controllers {
                 return Ok(());
             }
-            controllers::run(&kubeconfig, stop.clone()).await
+            controllers::run(&kubeconfig, cluster_cidrs, stop.clone()).await
         };
         let signalled = async {
             let signal = terminated().await;

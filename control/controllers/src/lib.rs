@@ -25,6 +25,7 @@ mod garbage;
 mod job;
 mod namespace;
 mod node;
+mod node_ipam;
 mod pods;
 mod replicas;
 mod revisions;
@@ -32,4 +33,5 @@ mod scheduler;
 mod service_account;
 mod stateful_set;
 
+pub use node_ipam::{CidrError, ClusterCidr};
 pub use run::{ConnectError, run};

@@ -14,10 +14,11 @@ use tokio_util::sync::CancellationToken;
 use crate::cache::{Caches, Change, Key};
 use crate::cluster::{Cluster, Result};
 use crate::kinds::Kind;
+use crate::node_ipam::ClusterCidr;
 use crate::queue::Queue;
 use crate::{
-    cron_job, daemon_set, deployment, endpoint_slice, garbage, job, namespace, node, replicas,
-    scheduler, service_account, stateful_set,
+    cron_job, daemon_set, deployment, endpoint_slice, garbage, job, namespace, node, node_ipam,
+    replicas, scheduler, service_account, stateful_set,
 };
 
 /// What a reconciliation works with.
@@ -25,6 +26,8 @@ use crate::{
 pub(crate) struct Context {
     pub(crate) cluster: Cluster,
     pub(crate) caches: Arc<Caches>,
+    /// Where nodes' pods have their addresses; empty, if somebody else says so.
+    pub(crate) cluster_cidrs: Arc<[ClusterCidr]>,
 }
 
 /// When a key is to be looked at again, if not because something changed.
@@ -40,7 +43,7 @@ pub(crate) struct Controller {
 }
 
 /// Every controller there is.
-const CONTROLLERS: [&Controller; 14] = [
+const CONTROLLERS: [&Controller; 15] = [
     &namespace::CONTROLLER,
     &service_account::CONTROLLER,
     &endpoint_slice::CONTROLLER,
@@ -54,6 +57,7 @@ const CONTROLLERS: [&Controller; 14] = [
     &cron_job::CONTROLLER,
     &scheduler::CONTROLLER,
     &node::CONTROLLER,
+    &node_ipam::CONTROLLER,
     &garbage::CONTROLLER,
 ];
 
@@ -71,21 +75,30 @@ pub enum ConnectError {
     Client(#[source] Box<kube::Error>),
 }
 
-/// Runs all controllers against the server that a kubeconfig names, until told to stop.
+/// Runs all controllers against the server that a kubeconfig names, until told to stop. Nodes get
+/// their pods' addresses out of `cluster_cidrs`, a range of each.
 ///
 /// # Errors
 /// The kubeconfig (its text) is not one.
-pub async fn run(kubeconfig: &str, stop: CancellationToken) -> Result<(), ConnectError> {
+pub async fn run(
+    kubeconfig: &str,
+    cluster_cidrs: Vec<ClusterCidr>,
+    stop: CancellationToken,
+) -> Result<(), ConnectError> {
     let kubeconfig = Kubeconfig::from_yaml(kubeconfig)?;
     let options = KubeConfigOptions::default();
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?;
     let client =
         Client::try_from(config).map_err(|source| ConnectError::Client(Box::new(source)))?;
-    follow_and_work(client, stop).await;
+    follow_and_work(client, cluster_cidrs.into(), stop).await;
     Ok(())
 }
 
-async fn follow_and_work(client: Client, stop: CancellationToken) {
+async fn follow_and_work(
+    client: Client,
+    cluster_cidrs: Arc<[ClusterCidr]>,
+    stop: CancellationToken,
+) {
     let cluster = Cluster::new(client);
     let kinds: BTreeSet<Kind> = CONTROLLERS.iter().flat_map(|one| one.kinds).copied().collect();
     let caches = Arc::new(Caches::new(kinds.into_iter()));
@@ -110,7 +123,8 @@ async fn follow_and_work(client: Client, stop: CancellationToken) {
             caches.follow(kind, &cluster, sender, tell).await;
         });
     }
-    tasks.spawn(start_workers(queues, Context { cluster, caches }, synced));
+    let context = Context { cluster, caches, cluster_cidrs };
+    tasks.spawn(start_workers(queues, context, synced));
     stop.cancelled().await;
     tasks.shutdown().await;
 }

@@ -134,7 +134,7 @@ impl World {
     fn controllers(&self) -> tokio::task::JoinHandle<()> {
         let kubeconfig = std::fs::read_to_string(self.companion.kubeconfig()).unwrap();
         tokio::spawn(async move {
-            controllers::run(&kubeconfig, CancellationToken::new()).await.unwrap();
+            controllers::run(&kubeconfig, Vec::new(), CancellationToken::new()).await.unwrap();
         })
     }
 
