@@ -4,7 +4,7 @@
 //! where their packets come from, and [`actor`] what sends and receives real ones; [`hostile`] takes objects that nobody should have let in. Benches
 //! compare: `loadtest::ratio` says how, [`cycles`] is what is timed, [`cpu`] what it took, [`population`] makes many Services and
 //! [`synthetic`] the model of them, [`binary`] finds what was built.
-//! [`namespaces`] are many, with sockets in each; [`relay`] is a way that can be cut, [`pace`] how fast
+//! [`pods`] are a companion with its nodes; [`namespaces`] are many, with sockets in each; [`relay`] is a way that can be cut, [`pace`] how fast
 //! things happen.
 
 pub mod actor;
@@ -20,6 +20,7 @@ pub mod namespaces;
 pub mod objects;
 pub mod pace;
 pub mod packet;
+pub mod pods;
 pub mod population;
 pub mod relay;
 pub mod stage;

@@ -59,7 +59,8 @@ impl FromStr for ClusterCidr {
 
     /// Upstream's sizes: /24 of IPv4 and /64 of IPv6 for a node.
     fn from_str(text: &str) -> Result<Self, CidrError> {
-        let range: IpNet = text.trim().parse().map_err(|_| CidrError::Parse(text.to_owned()))?;
+        let range: IpNet =
+            text.trim().parse().map_err(|_error| CidrError::Parse(text.to_owned()))?;
         let node_prefix = if range.addr().is_ipv4() { 24 } else { 64 };
         if range.prefix_len() > node_prefix {
             return Err(CidrError::Small { range, node_prefix });

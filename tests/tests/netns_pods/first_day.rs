@@ -1,6 +1,9 @@
 //! What everybody does on the first day.
 
-use crate::agent::{Cluster, is_ready, kubectl};
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+use tests::pods::{Cluster, is_ready, kubectl, name};
 
 #[test]
 fn a_first_day_with_each_kubectl() {
@@ -25,6 +28,7 @@ fn a_first_day_with_each_kubectl() {
             (text.matches("\"ready\": true").count() == 3).then_some(text)
         });
         assert!(slices.contains("8080"));
+        reached_from_a_pod_and_from_outside(&cluster, &pods);
 
         let name = pods[0]["metadata"]["name"].as_str().unwrap();
         let ip = pods[1]["status"]["podIP"].as_str().unwrap();
@@ -52,6 +56,37 @@ fn a_first_day_with_each_kubectl() {
             (pods.len() == 3 && replaced && pods.iter().all(is_ready)).then_some(())
         });
     }
+}
+
+/// By its name from a pod, and by a port of the node from another machine: each replica answers.
+fn reached_from_a_pod_and_from_outside(cluster: &Cluster, pods: &[Value]) {
+    let replicas: BTreeSet<String> = pods.iter().map(|pod| name(pod).to_owned()).collect();
+    let wide = cluster.ok("get pods -o wide --no-headers");
+    for pod in pods {
+        let ip = pod["status"]["podIP"].as_str().unwrap();
+        let mut lines = wide.lines();
+        assert!(lines.any(|line| line.starts_with(name(pod)) && line.contains(ip)), "{wide}");
+    }
+    cluster.ok("run asks --image=fairlead/client");
+    cluster.until_ready("asks");
+    let all_answer = |way: &str, ask: &dyn Fn() -> String| {
+        let mut answered = BTreeSet::new();
+        cluster.until(&format!("each replica answers {way}"), |_| {
+            answered.extend(Some(ask()).filter(|answer| replicas.contains(answer)));
+            (answered == replicas).then_some(())
+        });
+    };
+    let words = ["exec", "asks", "--", "curl", "-s", "-m", "5", "http://hello/"];
+    all_answer("a pod", &|| cluster.run_words(&words).0.trim().to_owned());
+    cluster.ok("delete pod asks --grace-period=1");
+
+    cluster.ok("expose deployment hello --type=NodePort --name=open --port=80 --target-port=8080");
+    let port = cluster.ok("get service open -o jsonpath={.spec.ports[0].nodePort}");
+    let (outside, url) = (cluster.outside(), format!("http://172.18.0.1:{port}/"));
+    all_answer("another machine", &|| {
+        let output = outside.command("curl").args(["-s", "-m", "5", &url]).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    });
 }
 
 const SHOP: &str = "

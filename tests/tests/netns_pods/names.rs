@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use crate::agent::{Cluster, is_ready, kubectl};
+use tests::pods::{Cluster, is_ready, kubectl};
 
 const OBJECTS: &str = "
 apiVersion: v1

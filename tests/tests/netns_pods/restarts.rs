@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::{Path, PathBuf};
 
-use crate::agent::{Cluster, is_ready, kubectl};
+use tests::pods::{Cluster, is_ready, kubectl};
 
 /// The ids of the containers' first processes.
 fn programs(cluster: &Cluster) -> BTreeSet<String> {
@@ -47,35 +48,87 @@ fn an_agent_killed_twenty_times_loses_no_pod() {
     }
 }
 
+/// What a pod has of its own.
+const NAMESPACES: [&str; 3] = ["net", "ipc", "uts"];
+
+/// What pods leave on a node, by kind.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Traces {
+    veths: usize,
+    /// Of pods, and of their logs.
+    dirs: [usize; 2],
+    /// In each hierarchy.
+    cgroups: usize,
+    mounts: usize,
+    /// Network, IPC and host name namespaces that pods are in or the agent holds.
+    namespaces: usize,
+    processes: usize,
+}
+
+/// Counts what a cluster's pods have left on its first node.
+pub(crate) fn traces(cluster: &Cluster) -> Traces {
+    let node = cluster.node.name();
+    let links = cluster.on_node(&["ip", "-o", "link"]);
+    let root = cluster.root_of(node);
+    let count = |dir: &str| fs::read_dir(root.join(dir)).map(Iterator::count).unwrap_or_default();
+    let name = format!("fairlead-{node}");
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let all = fs::read_dir("/proc").unwrap().flatten().map(|one| one.path());
+    let is_pods = |process: &PathBuf| {
+        let cgroup = fs::read_to_string(process.join("cgroup")).unwrap_or_default();
+        cgroup.contains(&format!("/{name}/"))
+    };
+    let processes: Vec<PathBuf> = all.filter(is_pods).collect();
+    let of_pods = processes
+        .iter()
+        .flat_map(|process| NAMESPACES.map(|kind| process.join("ns").join(kind)))
+        .filter_map(|link| fs::read_link(link).ok());
+    let descriptors = fs::read_dir(format!("/proc/{}/fd", cluster.agent_id())).unwrap().flatten();
+    let held = descriptors.filter_map(|one| fs::read_link(one.path()).ok()).filter(|link| {
+        NAMESPACES.iter().any(|kind| link.to_string_lossy().starts_with(&format!("{kind}:[")))
+    });
+    let namespaces: BTreeSet<PathBuf> = of_pods.chain(held).collect();
+    Traces {
+        veths: links.lines().filter(|line| line.contains("fairlead0 state")).count(),
+        dirs: ["pods", "logs"].map(count),
+        cgroups: hierarchies(cluster, &name).iter().map(|dir| directories(dir)).sum(),
+        mounts: mounts.lines().filter(|one| one.contains(&*root.to_string_lossy())).count(),
+        namespaces: namespaces.len(),
+        processes: processes.len(),
+    }
+}
+
+/// Where the pods' cgroups are: of v2, and of each controller on v1.
+fn hierarchies(cluster: &Cluster, name: &str) -> Vec<PathBuf> {
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap();
+    let v1 = ["cpu", "memory", "pids"].into_iter().filter_map(|controller| {
+        let inside = own.lines().find_map(|line| {
+            line.split_once(':')?.1.strip_prefix(controller)?.strip_prefix(":/")
+        })?;
+        Some(Path::new("/sys/fs/cgroup").join(controller).join(inside).join(name))
+    });
+    std::iter::once(cluster.node.cgroup().join(name)).chain(v1).collect()
+}
+
+fn directories(dir: &Path) -> usize {
+    let Ok(all) = fs::read_dir(dir) else { return 0 };
+    all.flatten().filter(|one| one.path().is_dir()).count()
+}
+
 #[test]
 fn pods_that_go_leave_nothing() {
     let cluster = Cluster::start("leaks", kubectl());
-    let root = cluster.dir.path().join("pods");
-    let traces = |c: &Cluster| {
-        let links = c.on_node(&["ip", "-o", "link"]);
-        let veths = links.lines().filter(|line| line.contains("fairlead0 state")).count();
-        let dirs = ["pods", "logs"]
-            .map(|dir| fs::read_dir(root.join(dir)).map(Iterator::count).unwrap_or_default());
-        let cgroup = c.node.cgroup().join("fairlead-leaks");
-        let cgroups = fs::read_dir(cgroup).unwrap().flatten();
-        let cgroups = cgroups.filter(|one| one.path().is_dir()).count();
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let mounts = mounts.lines().filter(|one| one.contains(&*root.to_string_lossy())).count();
-        let processes = fs::read_dir("/proc").unwrap().flatten().filter(|one| {
-            let cgroup = fs::read_to_string(one.path().join("cgroup")).unwrap_or_default();
-            cgroup.contains("/fairlead-leaks/")
-        });
-        (veths, dirs, cgroups, mounts, processes.count())
-    };
+    let nothing = traces(&cluster);
     for _ in 0..3 {
         cluster.ok("create deployment many --image=fairlead/pause --replicas=10");
         cluster.until("ten pods are ready", |c| {
             (c.pods().iter().filter(|pod| is_ready(pod)).count() == 10).then_some(())
         });
-        assert_eq!(traces(&cluster).1, [10, 10]);
+        let some = traces(&cluster);
+        assert_eq!((some.veths, some.dirs), (10, [10, 10]));
+        assert!(some.cgroups >= 10 && some.processes >= 20, "{some:?}");
+        assert!(some.namespaces >= nothing.namespaces + 30, "{some:?}");
         cluster.ok("delete deployment many");
-        cluster.until("nothing of them is left", |c| {
-            (traces(c) == (0, [0, 0], 0, 0, 0)).then_some(())
-        });
+        cluster.until("nothing of them is left", |c| (traces(c) == nothing).then_some(()));
     }
 }

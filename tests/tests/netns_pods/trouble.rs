@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::agent::{Cluster, is_ready, kubectl};
+use tests::pods::{Cluster, is_ready, kubectl};
 
 fn pod(name: &str, container: &str) -> String {
     format!(

@@ -1,0 +1,10 @@
+//! What takes a minute or more of pods that really run: `cargo nextest run -P kernel-long netns_pods`.
+
+#[path = "long/churn.rs"]
+mod churn;
+#[path = "long/healing.rs"]
+mod healing;
+#[path = "long/trouble.rs"]
+mod trouble;
+#[path = "long/workloads.rs"]
+mod workloads;
