@@ -1,3 +1,5 @@
+//! Channels and SPDY as a client of WebSocket sees them.
+
 use super::*;
 
 async fn client(io: tokio::io::DuplexStream) -> Socket<tokio::io::DuplexStream> {
