@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  apt-get download ─▶ vmlinuz, modules ─┐
-//!  static build ─▶ fairlead, its tests ──┼─▶ initrd ─▶ qemu (TCG) ─▶ console ─▶ exit code
+//!  cargo ─▶ fairlead, its tests ─────────┼─▶ initrd ─▶ qemu (TCG) ─▶ console ─▶ exit code
 //!  busybox ─▶ shell, init ───────────────┘
 //! ```
 //!
@@ -39,7 +39,7 @@ pub(crate) struct Vm {
     /// Only load the programs, and tell how large they are and what verifying them took
     #[arg(long, conflicts_with = "jobs")]
     programs: bool,
-    /// More files for the guest's /bin, statically linked
+    /// More files for the guest's /bin, without the libraries that they load
     #[arg(long = "file", value_name = "FILE")]
     files: Vec<PathBuf>,
     /// What the guest's shell runs, instead of what the job says

@@ -16,8 +16,6 @@ use crate::workspace::{Workspace, which};
 /// A file, and its place in the guest.
 pub(super) type Placed = (PathBuf, PathBuf);
 
-const TARGET: &str = "x86_64-unknown-linux-gnu";
-
 /// The programs that were built for the guests: tests and what they run.
 #[derive(Debug)]
 pub(super) struct Built {
@@ -28,8 +26,8 @@ pub(super) struct Built {
 }
 
 impl Built {
-    /// Builds what these jobs ask for, without a dynamic linker, and stripped, so that it fits the guest's
-    /// memory.
+    /// Builds what these jobs ask for as this machine's own tests are built, and strips it, so that it
+    /// fits the guest's memory.
     pub(super) fn build(workspace: &Workspace, dir: &Path, jobs: &[&Job]) -> anyhow::Result<Self> {
         let wanted: BTreeSet<_> = jobs.iter().flat_map(|job| job.tests.iter().copied()).collect();
         let packages: BTreeSet<&str> = wanted.iter().map(|(package, _)| *package).collect();
@@ -40,16 +38,16 @@ impl Built {
             built.build_package(workspace, dir, package, &names)?;
         }
         if wanted.iter().any(|(package, _)| *package == "tests") {
-            let args = ["build", "--package", "fairlead", "--bins"];
-            cargo(workspace, dir, "fairlead", &args).show()?;
+            let messages = build(workspace, "fairlead", &["build", "--package", "fairlead"])?;
+            let binary =
+                executable(&messages, "bin", "fairlead").context("cargo built no fairlead")?;
             // Tests look for it above the folder that they lie in.
-            let binary = dir.join("build").join(TARGET).join("debug/fairlead");
             built.others.push((stripped(&binary, &dir.join("fairlead"))?, "bin/fairlead".into()));
         }
         Ok(built)
     }
 
-    /// What of it a job needs.
+    /// What of it a job needs, with the libraries that it loads.
     pub(super) fn of(&self, job: &Job) -> Vec<Placed> {
         let is_its = |package: &str, name: &str| job.tests.contains(&(package, name));
         let tests = self.tests.iter().filter(|(package, name, _)| is_its(package, name));
@@ -58,6 +56,9 @@ impl Built {
         if job.tests.iter().any(|(package, _)| *package == "tests") {
             placed.extend(self.others.iter().cloned());
         }
+        let libraries: BTreeSet<PathBuf> =
+            placed.iter().flat_map(|(path, _)| libraries(path)).collect();
+        placed.extend(libraries.into_iter().map(|it| (it.clone(), in_guest(&it))));
         placed
     }
 
@@ -71,10 +72,7 @@ impl Built {
         let named = names.iter().flat_map(|name| ["--test", name]);
         let args: Vec<&str> =
             ["test", "--package", package, "--no-run"].into_iter().chain(named).collect();
-        cargo(workspace, dir, "tests", &args).show()?;
-        let messages =
-            cargo(workspace, dir, "tests", &args).args(["--message-format", "json"]).text();
-        let messages = messages.context("cargo built no tests")?;
+        let messages = build(workspace, "tests", &args)?;
         for name in names {
             let test = executable(&messages, "test", name)
                 .with_context(|| format!("cargo built no test {name}"))?;
@@ -114,11 +112,16 @@ pub(super) fn of_machine(names: &[&str]) -> anyhow::Result<Vec<Placed>> {
     let mut placed = Vec::new();
     for name in names {
         let Some(program) = which(name) else { bail!("this machine has no {name}") };
-        let libraries = Step::new("libraries", "ldd").arg(&program).text_anyway();
-        placed.extend(libraries.lines().filter_map(library).map(|it| (it.clone(), in_guest(&it))));
+        placed.extend(libraries(&program).into_iter().map(|it| (it.clone(), in_guest(&it))));
         placed.push((program, Path::new("bin").join(name)));
     }
     Ok(placed)
+}
+
+/// What a program loads, where it looks for it.
+fn libraries(program: &Path) -> Vec<PathBuf> {
+    let told = Step::new("libraries", "ldd").arg(program).text_anyway();
+    told.lines().filter_map(library).collect()
 }
 
 /// The file that a line of `ldd` names.
@@ -131,14 +134,11 @@ fn in_guest(path: &Path) -> PathBuf {
     path.strip_prefix("/").unwrap_or(path).to_owned()
 }
 
-fn cargo(workspace: &Workspace, dir: &Path, what: &str, args: &[&str]) -> Step {
-    workspace
-        .cargo(&format!("{what}, static"))
-        .args(args)
-        .args(["--target", TARGET])
-        .without_env(SCRUB)
-        .env("CARGO_TARGET_DIR", dir.join("build"))
-        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+/// Builds it with what cargo says on the terminal, and returns cargo's messages.
+fn build(workspace: &Workspace, what: &str, args: &[&str]) -> anyhow::Result<String> {
+    let cargo = || workspace.cargo(what).args(args).without_env(SCRUB);
+    cargo().show()?;
+    cargo().args(["--message-format", "json"]).text().with_context(|| format!("no {what} built"))
 }
 
 fn stripped(from: &Path, to: &Path) -> anyhow::Result<PathBuf> {
