@@ -14,6 +14,7 @@ use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, Program, ProgramError, loaded_programs};
 use thiserror::Error;
 
+use crate::kept::{self, Kept};
 use crate::pins::{self, LockError, MAPS, Pins, ReplaceError};
 use crate::sys;
 
@@ -67,9 +68,16 @@ pub enum ActivateError {
     },
 }
 
-pub(crate) fn activate(ebpf: &mut Ebpf, pins: &Pins, cgroup: &Path) -> Result<(), ActivateError> {
+pub(crate) fn activate(
+    ebpf: &mut Ebpf,
+    pins: &Pins,
+    cgroup: &Path,
+    kept: Option<&Kept>,
+) -> Result<(), ActivateError> {
     let was_empty = pins.is_empty();
-    let done = pin_maps(ebpf, pins).and_then(|()| attach_all(ebpf, pins, cgroup));
+    let done = pin_maps(ebpf, pins)
+        .and_then(|()| attach_all(ebpf, pins, cgroup))
+        .and_then(|()| keep(ebpf, pins, kept));
     if done.is_err() && was_empty {
         // The first error is the one to tell.
         _ = pins.remove_all();
@@ -170,6 +178,18 @@ fn attach(
         _ => return Err(ActivateError::NoProgram { name }),
     };
     replaced(path, pins::replace(path, |fresh| link.pin(fresh).map(drop)))
+}
+
+/// Leaves the programs for the next start, and none of before.
+fn keep(ebpf: &mut Ebpf, pins: &Pins, kept: Option<&Kept>) -> Result<(), ActivateError> {
+    kept::sweep(kept, pins)
+        .map_err(|source| ActivateError::Io { path: pins.programs_dir(), source })?;
+    for name in programs() {
+        if let (Some(kept), Some(program)) = (kept, ebpf.program_mut(name)) {
+            kept.keep(name, program);
+        }
+    }
+    Ok(())
 }
 
 /// Gives the maps that the programs use now their names, in the place of those used before.

@@ -23,6 +23,7 @@ pub mod dns;
 pub mod drops;
 pub mod endpoints;
 pub mod flows;
+mod kept;
 mod mapped;
 mod mountinfo;
 pub mod object;

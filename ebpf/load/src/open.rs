@@ -22,6 +22,7 @@ use crate::devices::{self, Devices, Means};
 use crate::dns::OwnDns;
 use crate::endpoints::Endpoints;
 use crate::flows::Flows;
+use crate::kept::Kept;
 use crate::object::{self, ReadObjectError};
 use crate::pins::{LockError, MAPS, Pins, WRITTEN, WriterLock};
 use crate::probe::{self, ProbeError};
@@ -102,6 +103,7 @@ impl Capacity {
 #[derive(Debug)]
 pub struct Dataplane {
     ebpf: Ebpf,
+    kept: Option<Kept>,
     /// `SLOTS`.
     pub slots: Slots,
     /// `ENDPOINTS`.
@@ -217,7 +219,8 @@ impl Dataplane {
             loader.map_pin_path(name, pins.map(name));
         }
         let mut ebpf = loader.load(object).map_err(OpenError::Load)?;
-        load_programs(&mut ebpf)?;
+        let kept = Kept::of(object, &ebpf, &pins);
+        load_programs(&mut ebpf, kept.as_ref())?;
 
         let frontends = capacity.frontends;
         let slots = Slots::new(array(&ebpf, "SLOTS")?.fd().as_fd(), frontends);
@@ -232,6 +235,7 @@ impl Dataplane {
             counts: mapped("the counts", counts)?,
             adopted: reused.contains(&"FRONTENDS"),
             ebpf,
+            kept,
             pins,
             cgroup,
             means: config.means,
@@ -327,7 +331,7 @@ impl Dataplane {
         if !self.lock.is_of(&self.pins) {
             self.lock = self.pins.lock()?;
         }
-        activate::activate(&mut self.ebpf, &self.pins, &self.cgroup)?;
+        activate::activate(&mut self.ebpf, &self.pins, &self.cgroup, self.kept.as_ref())?;
         self.activated = Some(Standing::now(&self.pins));
         Ok(())
     }
@@ -347,8 +351,10 @@ impl Dataplane {
         for name in devices::PROGRAMS {
             let failed = |source| OpenError::Program { name: name.to_owned(), source };
             let program = self.ebpf.program_mut(name).ok_or_else(|| no_map(name))?;
-            if let aya::programs::Program::SchedClassifier(program) = program {
-                program.load().map_err(failed)?;
+            let kept = self.kept.as_ref();
+            Kept::load(kept, name, program).map_err(failed)?;
+            if let Some(kept) = kept {
+                kept.keep(name, program);
             }
             let fd = program.fd().map_err(failed)?;
             let fd = fd.as_fd().try_clone_to_owned();
@@ -435,17 +441,12 @@ fn refuse_foreign(cgroup: &Path, pins: &Pins) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn load_programs(ebpf: &mut Ebpf) -> Result<(), OpenError> {
-    use aya::programs::Program;
-
-    for (name, program) in ebpf.programs_mut() {
-        let loaded = match program {
-            Program::CgroupSockAddr(program) => program.load(),
-            Program::CgroupSock(program) => program.load(),
-            // Those for packets are loaded when they are attached.
-            _ => Ok(()),
-        };
-        loaded.map_err(|source| OpenError::Program { name: name.to_owned(), source })?;
+/// Those for packets are loaded when they are attached.
+fn load_programs(ebpf: &mut Ebpf, kept: Option<&Kept>) -> Result<(), OpenError> {
+    for name in activate::programs() {
+        let program = ebpf.program_mut(name).ok_or_else(|| no_map(name))?;
+        Kept::load(kept, name, program)
+            .map_err(|source| OpenError::Program { name: name.to_owned(), source })?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 //!  /sys/fs/bpf/fairlead/     --bpffs; its lock is held by the one writer
 //!    v3/FRONTENDS …          maps, under the schema's version
 //!    links/connect4 …        attachments
+//!    programs/connect4-… …   loaded programs, for the next start
 //! ```
 
 use std::fs::{self, File};
@@ -167,6 +168,11 @@ impl Pins {
         self.dir.join("devices")
     }
 
+    /// Where programs are pinned for the next start.
+    pub(crate) fn programs_dir(&self) -> PathBuf {
+        self.dir.join("programs")
+    }
+
     /// The links to devices and filters of devices that are pinned, with the device's index.
     pub(crate) fn devices(&self) -> Vec<(u32, PathBuf)> {
         entries(&self.devices_dir())
@@ -196,7 +202,8 @@ impl Pins {
                 remove_dir(&dir)?;
             }
         }
-        for file in entries(&current).into_iter().chain(entries(&self.links_dir())) {
+        let dirs = [current, self.links_dir(), self.programs_dir()];
+        for file in dirs.iter().flat_map(|dir| entries(dir)) {
             if file.to_string_lossy().ends_with(FRESH) {
                 fs::remove_file(file)?;
             }
@@ -225,7 +232,10 @@ impl Pins {
 
     /// Removes the directories that hold nothing, so that a start that failed leaves no trace.
     pub(crate) fn remove_if_empty(&self) {
-        for dir in [self.links_dir(), self.devices_dir(), self.maps_dir(), self.dir.clone()] {
+        let programs = self.programs_dir();
+        for dir in
+            [self.links_dir(), self.devices_dir(), programs, self.maps_dir(), self.dir.clone()]
+        {
             // One that holds something refuses, which is what is wanted.
             _ = fs::remove_dir(dir);
         }
@@ -263,7 +273,8 @@ pub(crate) enum ReplaceError<E> {
     Rename(io::Error),
 }
 
-fn entries(dir: &Path) -> Vec<PathBuf> {
+/// What a directory has; nothing if there is none.
+pub(crate) fn entries(dir: &Path) -> Vec<PathBuf> {
     fs::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect()
 }
 

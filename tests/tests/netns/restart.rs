@@ -1,11 +1,14 @@
 //! A proxy that dies, is replaced or has much to change, while clients go on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use sandbox::{Pod, fairlead::Client, manifest::State, traffic::Protocol};
 use tests::cluster::{
-    Cluster, SOON, Service, answered_by, endpoints, eventually, names, other_ebpf_object,
+    Cluster, Node, SOON, Service, answered_by, endpoints, eventually, names, other_ebpf_object,
 };
+
+use crate::audit::bpftool;
 
 /// New connections of each protocol in each phase.
 const N: u64 = 200;
@@ -76,6 +79,57 @@ fn no_connection_fails_when_another_build_takes_over() {
     }
     phase(&loads);
     none_failed(loads);
+}
+
+#[test]
+fn a_restart_has_no_program_verified_again_and_another_build_has_its_own() {
+    let cluster = Cluster::new();
+    let mut node = cluster.node("node-a");
+    let webs = node.webs(["web-1", "web-2"]);
+    let client = node.pod("client");
+    let service = cluster.service("web", &webs);
+    node.start_proxy();
+    let first = programs(&node);
+    eventually("the packet programs stay, too", || {
+        kept_programs(&node).iter().any(|name| name.starts_with("tc_egress_l3-"))
+    });
+    let kept = kept_programs(&node);
+    node.kill_proxy();
+
+    node.start_proxy();
+    assert_eq!(programs(&node), first, "the same programs");
+    assert_eq!(kept_programs(&node), kept, "and no others");
+    let tally = cluster.send(&client, Protocol::Tcp, service.v4(), 40);
+    assert_eq!(answered_by(&tally), names(&webs));
+
+    node.kill_proxy();
+    node.start_proxy_with(&["--ebpf-object", &other_ebpf_object()]);
+    let others = programs(&node);
+    assert_eq!(others.keys().collect::<Vec<_>>(), first.keys().collect::<Vec<_>>());
+    for (hook, program) in others {
+        assert_ne!(first[&hook], program, "{hook} is another object's");
+    }
+    assert_eq!(kept_programs(&node), BTreeSet::new(), "none of before is kept");
+    let tally = cluster.send(&client, Protocol::Tcp, service.v4(), 40);
+    assert_eq!(answered_by(&tally), names(&webs));
+}
+
+/// What the hooks of a node's sockets run, by their names.
+fn programs(node: &Node) -> BTreeMap<String, u64> {
+    let links = std::fs::read_dir(node.bpffs().join("links")).unwrap();
+    let program = |path: PathBuf| {
+        let told = bpftool(node, &["-j", "link", "show", "pinned", path.to_str().unwrap()]);
+        let told: serde_json::Value = serde_json::from_slice(&told).unwrap();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        (name, told.get("prog_id").and_then(serde_json::Value::as_u64).unwrap())
+    };
+    links.map(|link| program(link.unwrap().path())).collect()
+}
+
+/// The programs that are pinned for the next start.
+fn kept_programs(node: &Node) -> BTreeSet<String> {
+    let pins = std::fs::read_dir(node.bpffs().join("programs")).into_iter().flatten();
+    pins.map(|pin| pin.unwrap().file_name().to_string_lossy().into_owned()).collect()
 }
 
 #[test]
