@@ -19,6 +19,7 @@ use super::item::Set;
 use crate::backend::iptables::{Charge, target};
 use crate::plan::Settings;
 use crate::plan::settings::PodSource;
+use crate::reserved::NETFILTER_PORTS;
 
 /// What all of the chains' names begin with.
 const PREFIX: &str = "KUBE-IPVS-";
@@ -254,11 +255,17 @@ impl Context<'_> {
     }
 
     fn postrouting(&self) -> Vec<String> {
-        let masquerade = "-j MASQUERADE --random-fully";
-        vec![
-            format!("{}{masquerade}", self.is_in(Set::LoopBack, "dst,dst,src")),
-            format!("-m connmark --mark {MASQUERADED} {masquerade}"),
-        ]
+        let led_to_itself = self.is_in(Set::LoopBack, "dst,dst,src");
+        let marked = format!("-m connmark --mark {MASQUERADED} ");
+        // None of the ports that the packet programs take.
+        let ports = format!("{}-{}", NETFILTER_PORTS.start(), NETFILTER_PORTS.end());
+        let rule = |what: &str, protocol: &str| {
+            format!("-p {protocol} {what}-j MASQUERADE --to-ports {ports} --random-fully")
+        };
+        [led_to_itself, marked]
+            .iter()
+            .flat_map(|what| ["tcp", "udp", "sctp"].map(|protocol| rule(what, protocol)))
+            .collect()
     }
 
     fn filter(&self) -> Vec<String> {

@@ -108,3 +108,18 @@ fn the_rules_tell_sources_apart() {
         -d 10.96.0.0/16 -j DROP"#]]
     .assert_eq(&of(FILTER));
 }
+
+#[test]
+fn what_is_masqueraded_takes_no_port_of_the_packet_programs() {
+    let settings = settings();
+    let text = Found::default().replace(context(&settings), Charge::Full);
+    let rules = text.lines().filter(|line| line.ends_with("--random-fully"));
+    expect_test::expect![[r#"
+        -A KUBE-IPVS-POSTROUTING -p tcp -m set --match-set KUBE-IPVS-LOOP-BACK dst,dst,src -j MASQUERADE --to-ports 1024-49151 --random-fully
+        -A KUBE-IPVS-POSTROUTING -p udp -m set --match-set KUBE-IPVS-LOOP-BACK dst,dst,src -j MASQUERADE --to-ports 1024-49151 --random-fully
+        -A KUBE-IPVS-POSTROUTING -p sctp -m set --match-set KUBE-IPVS-LOOP-BACK dst,dst,src -j MASQUERADE --to-ports 1024-49151 --random-fully
+        -A KUBE-IPVS-POSTROUTING -p tcp -m connmark --mark 0x4000/0x4000 -j MASQUERADE --to-ports 1024-49151 --random-fully
+        -A KUBE-IPVS-POSTROUTING -p udp -m connmark --mark 0x4000/0x4000 -j MASQUERADE --to-ports 1024-49151 --random-fully
+        -A KUBE-IPVS-POSTROUTING -p sctp -m connmark --mark 0x4000/0x4000 -j MASQUERADE --to-ports 1024-49151 --random-fully"#]]
+    .assert_eq(&rules.collect::<Vec<_>>().join("\n"));
+}
