@@ -37,6 +37,9 @@ pub struct NodeConfig {
     /// This node answers the cluster's names itself: of Service kube-system/kube-dns it asks the
     /// endpoints of other nodes, since its own are dead whenever it asks any.
     pub answers_names: bool,
+    /// Whether the backend in use ends connections whose endpoint serves no more, where a Service asks
+    /// for it.
+    pub ends_connections: bool,
 }
 
 impl NodeConfig {
@@ -56,6 +59,7 @@ impl NodeConfig {
             protected_ports: BTreeSet::from([6443, 10250]),
             service_cidrs: Vec::new(),
             answers_names: false,
+            ends_connections: true,
         }
     }
 }

@@ -50,6 +50,12 @@ impl Context<'_> {
                 build.family(family, cluster_ip);
             }
         }
+        if service.ends_connections && !self.config.ends_connections {
+            build.problem(
+                "metadata.annotations[fairlead.dev/end-connections]",
+                "in this --proxy-mode connections are left to their endpoints; ebpf ends them",
+            );
+        }
         Some(build.finish())
     }
 
