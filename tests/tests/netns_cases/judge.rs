@@ -19,7 +19,7 @@ pub(crate) enum Outcome {
         /// Whether its source is rewritten.
         masquerade: Masquerade,
         /// Whether the client keeps its endpoint.
-        sticky: bool,
+        affinity: Affinity,
     },
     /// It is dropped.
     Drop,
@@ -27,6 +27,17 @@ pub(crate) enum Outcome {
     Reject,
     /// It goes where it was sent to.
     NotOurs,
+}
+
+/// Whether a client keeps its endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Affinity {
+    /// Each of its connections gets one of its own.
+    No,
+    /// It does, by whatever frontend it comes.
+    ByService,
+    /// By each frontend it keeps one.
+    ByFrontend,
 }
 
 /// Whether the source is rewritten.
@@ -72,17 +83,20 @@ impl Outcome {
             let (socket, weight) = endpoint.split_once('*').unwrap_or((endpoint, "1"));
             Some((stage::socket(socket)?, weight.parse().ok()?))
         });
-        let (set, mut masquerade, mut sticky) =
-            (set.collect::<Option<_>>()?, Masquerade::No, false);
+        let set = set.collect::<Option<_>>()?;
+        let (mut masquerade, mut affinity) = (Masquerade::No, Affinity::No);
         for part in parts {
             match part {
                 "masquerade" => masquerade = Masquerade::Yes,
                 "masquerade if itself" => masquerade = Masquerade::IfItself,
-                _ if part.starts_with("affinity ") => sticky = true,
+                _ if part.starts_with("affinity ") => {
+                    let is_narrow = part.ends_with(" by frontend");
+                    affinity = if is_narrow { Affinity::ByFrontend } else { Affinity::ByService };
+                }
                 _ => return None,
             }
         }
-        Some(Self::Endpoints { set, masquerade, sticky })
+        Some(Self::Endpoints { set, masquerade, affinity })
     }
 
     /// Whether its packets arrive somewhere.

@@ -14,7 +14,7 @@ use tests::case::{Case, Expectation, Line, Step};
 use tests::stage as cast;
 
 use crate::crew::Told;
-use crate::judge::{Outcome, Scene};
+use crate::judge::{Affinity, Outcome, Scene};
 use crate::mode::{Mode, unshown};
 use crate::stage::Stage;
 
@@ -66,6 +66,9 @@ struct Play<'a> {
     unshown: Vec<String>,
     faults: Vec<String>,
 }
+
+/// Which endpoint a client met first: one of these, and by which frontend if that matters.
+type Kept = BTreeMap<(IpAddr, Vec<SocketAddr>, Option<SocketAddr>), SocketAddr>;
 
 /// An expectation being tried.
 struct Trial<'a> {
@@ -208,9 +211,8 @@ impl<'a> Play<'a> {
 
     /// Plays what needs no change of the stage between.
     fn play_together(&mut self, trials: Vec<Trial<'a>>) {
-        let is_sticky =
-            |trial: &Trial<'_>| matches!(trial.outcome, Outcome::Endpoints { sticky: true, .. });
-        let (mut sticky, mut plain): (Vec<_>, Vec<_>) = trials.into_iter().partition(is_sticky);
+        let (mut sticky, mut plain): (Vec<_>, Vec<_>) =
+            trials.into_iter().partition(|trial| trial.affinity() != Affinity::No);
         let n_tries: Vec<usize> = plain.iter().map(|trial| trial.outcome.n_tries()).collect();
         self.send(plain.iter_mut().zip(n_tries));
         while self.wait_decided(&plain) {
@@ -297,7 +299,7 @@ impl<'a> Play<'a> {
 
     fn judge(&mut self, plain: &[Trial<'_>], sticky: &[Trial<'_>]) {
         let told = self.stage.crew.told();
-        let mut kept: BTreeMap<(IpAddr, Vec<SocketAddr>), SocketAddr> = BTreeMap::new();
+        let mut kept = Kept::new();
         let mut faults = Vec::new();
         for trial in plain.iter().chain(sticky) {
             let fault = trial
@@ -350,14 +352,18 @@ impl Trial<'_> {
 
     /// Whether some endpoint was not met yet.
     fn misses(&self, told: &Told) -> bool {
-        let Outcome::Endpoints { set, sticky: false, .. } = &self.outcome else { return false };
+        let Outcome::Endpoints { set, affinity: Affinity::No, .. } = &self.outcome else {
+            return false;
+        };
         let met = self.met(told);
         set.keys().any(|endpoint| !met.contains_key(endpoint))
     }
 
     /// Whether an endpoint is never chosen, or not more often than one of less weight.
     fn unfair(&self, told: &Told) -> Option<String> {
-        let Outcome::Endpoints { set, sticky: false, .. } = &self.outcome else { return None };
+        let Outcome::Endpoints { set, affinity: Affinity::No, .. } = &self.outcome else {
+            return None;
+        };
         let met = self.met(told);
         let n = |endpoint: &SocketAddr| met.get(endpoint).copied().unwrap_or_default();
         if let Some(missed) = set.keys().find(|endpoint| n(endpoint) == 0) {
@@ -375,18 +381,26 @@ impl Trial<'_> {
         })
     }
 
-    /// Whether a client that is to keep its endpoint met several, by whatever frontend.
-    fn strays(
-        &self,
-        told: &Told,
-        kept: &mut BTreeMap<(IpAddr, Vec<SocketAddr>), SocketAddr>,
-    ) -> Option<String> {
-        let Outcome::Endpoints { set, sticky: true, .. } = &self.outcome else { return None };
-        let key = (self.source, set.keys().copied().collect());
+    /// Whether a client that is to keep its endpoint met several.
+    fn strays(&self, told: &Told, kept: &mut Kept) -> Option<String> {
+        let Outcome::Endpoints { set, .. } = &self.outcome else { return None };
+        let frontend = match self.affinity() {
+            Affinity::No => return None,
+            Affinity::ByService => None,
+            Affinity::ByFrontend => Some(self.expectation.to),
+        };
+        let key = (self.source, set.keys().copied().collect(), frontend);
         self.met(told).into_keys().find_map(|endpoint| {
             let first = *kept.entry(key.clone()).or_insert(endpoint);
             (first != endpoint).then(|| format!("met {first} and then {endpoint}"))
         })
+    }
+
+    fn affinity(&self) -> Affinity {
+        match self.outcome {
+            Outcome::Endpoints { affinity, .. } => affinity,
+            Outcome::Drop | Outcome::Reject | Outcome::NotOurs => Affinity::No,
+        }
     }
 }
 
