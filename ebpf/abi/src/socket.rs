@@ -18,7 +18,8 @@ pub struct Socket {
     pub flows: [Flow; FLOWS],
 }
 
-/// One frontend as one socket sees it.
+/// One frontend as one socket sees it. Value of `TCP_PEERS`, too: a connected TCP socket's peer, by socket
+/// cookie, until the socket closes; one that finds no room there has storage.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {

@@ -9,11 +9,14 @@ pub use abi::dns::{N_FAMILIES, OwnServer, family_index};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, Map, MapData, MapError, SockMap};
 
+use crate::filter::Filter;
+
 /// `DNS`, `DNS_CLIENTS` and `DNS_ALIVE`.
 pub struct OwnDns {
     servers: Array<MapData, OwnServer>,
     clients: LpmTrie<MapData, Addr, u32>,
     alive: SockMap<MapData>,
+    filter: Filter,
 }
 
 impl OwnDns {
@@ -21,10 +24,11 @@ impl OwnDns {
         servers: MapData,
         clients: MapData,
         alive: MapData,
+        filter: Filter,
     ) -> Result<Self, MapError> {
         let servers = Map::Array(servers).try_into()?;
         let clients = Map::LpmTrie(clients).try_into()?;
-        Ok(Self { servers, clients, alive: Map::SockMap(alive).try_into()? })
+        Ok(Self { servers, clients, alive: Map::SockMap(alive).try_into()?, filter })
     }
 
     /// Where questions go while the server lives: what this or a former process said.
@@ -44,7 +48,11 @@ impl OwnDns {
     /// # Errors
     /// The map cannot be written.
     pub fn set_servers(&mut self, servers: [OwnServer; N_FAMILIES]) -> Result<(), MapError> {
-        (0..).zip(servers).try_for_each(|(idx, server)| self.servers.set(idx, server, 0))
+        (0..).zip(servers).try_for_each(|(idx, server)| {
+            self.filter.mark_service(&server.service);
+            self.filter.mark_service(&server.server);
+            self.servers.set(idx, server, 0)
+        })
     }
 
     /// Says whose packets are led there: those from these ranges, each an address and how many of its

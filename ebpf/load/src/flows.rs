@@ -8,6 +8,7 @@ use aya::maps::{HashMap, MapData, MapError};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::batch;
+use crate::filter::Filter;
 
 /// For how long a connection is remembered after its last packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,11 +39,13 @@ impl Default for Lifetimes {
     }
 }
 
-/// The connections whose clients have proved that they exist; the others displace one another.
+/// The connections whose clients have proved that they exist, and those that displace one another.
 #[derive(Debug)]
 pub struct Flows {
     pub(crate) records: HashMap<MapData, Tuple, Record>,
+    pub(crate) new: HashMap<MapData, Tuple, Record>,
     pub(crate) names: HashMap<MapData, Tuple, Name>,
+    pub(crate) filter: Filter,
 }
 
 /// What a collection found.
@@ -57,6 +60,33 @@ pub struct Collected {
 }
 
 impl Flows {
+    /// Renews the marks of all connections, and takes those away that are nobody's any more. All else
+    /// being marked, programs may trust what is.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn mark(&self) -> Result<(), MapError> {
+        self.mark_and_show(|_, _| ())
+    }
+
+    /// The same; shows those whose clients have proved that they exist.
+    fn mark_and_show(&self, mut show: impl FnMut(Tuple, Record)) -> Result<(), MapError> {
+        self.filter.begin_round();
+        // A connection that is moved meanwhile is met in the second map.
+        batch::each(&self.new, |sent, record| self.filter.mark_flow(&sent, &record))?;
+        batch::each(&self.records, |sent, record| {
+            self.filter.mark_flow(&sent, &record);
+            show(sent, record);
+        })?;
+        self.filter.end_round();
+        Ok(())
+    }
+
+    /// From here on programs leave alone what is not marked.
+    pub fn trust_marks(&self) {
+        self.filter.trust();
+    }
+
     /// Removes what has ended, and shows each record for the last time.
     ///
     /// # Errors
@@ -69,7 +99,7 @@ impl Flows {
         let now = seconds();
         let mut collected = Collected::default();
         let (mut ended, mut live) = (Vec::new(), HashSet::new());
-        batch::each(&self.records, |sent, record| {
+        self.mark_and_show(|sent, record| {
             if is_over(&sent, &record, now, lifetimes) {
                 ended.push(sent);
             } else {

@@ -22,6 +22,7 @@ pub mod devices;
 pub mod dns;
 pub mod drops;
 pub mod endpoints;
+pub mod filter;
 pub mod flows;
 mod kept;
 mod mapped;

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU8, AtomicU64};
 
 use memmap2::{MmapOptions, MmapRaw};
 
@@ -31,5 +31,12 @@ impl MappedWords {
         unsafe {
             std::slice::from_raw_parts(self.memory.as_ptr().cast::<AtomicU64>(), self.n_words)
         }
+    }
+
+    /// The same as bytes, where programs access bytes.
+    pub(crate) fn bytes(&self) -> &[AtomicU8] {
+        let n_bytes = self.n_words * size_of::<u64>();
+        // SAFETY: as above, by bytes.
+        unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast::<AtomicU8>(), n_bytes) }
     }
 }

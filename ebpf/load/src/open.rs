@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use abi::addr::Addr;
 use abi::address::{AddressValue, PrefixFlags, RangeKey};
 use abi::counter::Counter;
+use abi::dns::OwnServer;
 use abi::frontend::{FrontendKey, FrontendValue};
 use abi::node::Node;
 use aya::maps::lpm_trie::LpmTrie;
@@ -21,6 +22,7 @@ use crate::counts::Counts;
 use crate::devices::{self, Devices, Means};
 use crate::dns::OwnDns;
 use crate::endpoints::Endpoints;
+use crate::filter::Filter;
 use crate::flows::Flows;
 use crate::kept::Kept;
 use crate::object::{self, ReadObjectError};
@@ -110,6 +112,8 @@ pub struct Dataplane {
     pub endpoints: Endpoints,
     /// `ENDPOINT_COUNTS` and `SERVICE_COUNTS`.
     pub counts: Counts,
+    /// `FILTER`. Addresses and ranges are marked before they are written to any other map.
+    pub filter: Filter,
     pins: Pins,
     cgroup: PathBuf,
     means: Means,
@@ -229,10 +233,14 @@ impl Dataplane {
             (array(&ebpf, "ENDPOINT_COUNTS")?.fd().as_fd(), capacity.endpoints),
             (array(&ebpf, "SERVICE_COUNTS")?.fd().as_fd(), frontends),
         );
+        let filter = mapped("FILTER", Filter::new(array(&ebpf, "FILTER")?.fd().as_fd()))?;
+        filter.begin();
+        mark_all(&mut ebpf, &filter)?;
         Ok(Self {
             slots: mapped("SLOTS", slots)?,
             endpoints: mapped("ENDPOINTS", endpoints)?,
             counts: mapped("the counts", counts)?,
+            filter,
             adopted: reused.contains(&"FRONTENDS"),
             ebpf,
             kept,
@@ -306,7 +314,7 @@ impl Dataplane {
         let servers = self.owned("DNS")?;
         let clients = self.owned("DNS_CLIENTS")?;
         let alive = self.owned("DNS_ALIVE")?;
-        OwnDns::new(servers, clients, alive)
+        OwnDns::new(servers, clients, alive, self.filter.clone())
             .map_err(|source| OpenError::Map { name: "DNS", source })
     }
 
@@ -378,7 +386,12 @@ impl Dataplane {
     /// # Errors
     /// A map is not pinned.
     pub fn flows(&self) -> Result<Flows, OpenError> {
-        Ok(Flows { records: pinned(&self.pins, "FLOWS")?, names: pinned(&self.pins, "NAMES")? })
+        Ok(Flows {
+            records: pinned(&self.pins, "FLOWS")?,
+            new: pinned(&self.pins, "NEW_FLOWS")?,
+            names: pinned(&self.pins, "NAMES")?,
+            filter: self.filter.clone(),
+        })
     }
 
     /// No new connection or send is translated from here on; answers and names of old ones are.
@@ -410,6 +423,33 @@ impl Drop for Dataplane {
     fn drop(&mut self) {
         self.pins.remove_if_empty();
     }
+}
+
+/// Marks what a former process left in the maps, but for connections.
+fn mark_all(ebpf: &mut Ebpf, filter: &Filter) -> Result<(), OpenError> {
+    let frontends: HashMap<_, FrontendKey, FrontendValue> = typed(ebpf, "FRONTENDS")?;
+    for key in frontends.keys() {
+        let key = key.map_err(|source| OpenError::Map { name: "FRONTENDS", source })?;
+        filter.mark_service(&key.addr);
+    }
+    let addresses: HashMap<_, Addr, AddressValue> = typed(ebpf, "ADDRESSES")?;
+    for addr in addresses.keys() {
+        filter.mark_service(&addr.map_err(|source| OpenError::Map { name: "ADDRESSES", source })?);
+    }
+    let prefixes: LpmTrie<_, Addr, PrefixFlags> = typed(ebpf, "PREFIXES")?;
+    for entry in prefixes.iter() {
+        let (key, flags) = entry.map_err(|source| OpenError::Map { name: "PREFIXES", source })?;
+        if flags.0 & PrefixFlags::SERVICE != 0 {
+            filter.mark_range(key.prefix_len(), &key.data());
+        }
+    }
+    let servers: Array<_, OwnServer> = typed(ebpf, "DNS")?;
+    for server in servers.iter() {
+        let server = server.map_err(|source| OpenError::Map { name: "DNS", source })?;
+        filter.mark_service(&server.service);
+        filter.mark_service(&server.server);
+    }
+    Ok(())
 }
 
 /// The maps of a former process that may be written on.

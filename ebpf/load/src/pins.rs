@@ -20,7 +20,8 @@ use crate::clsact;
 use crate::sys::Hook;
 
 /// Maps that are pinned, in the order in which they are.
-pub(crate) const MAPS: [&str; 24] = [
+pub(crate) const MAPS: [&str; 26] = [
+    "FILTER",
     "NEW_NAMES",
     "NEW_FLOWS",
     "NAMES",
@@ -30,6 +31,7 @@ pub(crate) const MAPS: [&str; 24] = [
     "DEVICES",
     "SOCKETS",
     "UDP_PEERS",
+    "TCP_PEERS",
     "COUNTERS",
     "DROPS",
     "DNS",

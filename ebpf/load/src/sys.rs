@@ -56,6 +56,15 @@ pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     unsafe { bpf(BPF_LINK_UPDATE, &attr) }.map(drop)
 }
 
+/// Waits until every program that runs now has returned.
+pub(crate) fn wait_for_programs() -> io::Result<()> {
+    const MEMBARRIER_CMD_GLOBAL: libc::c_long = 1;
+    // SAFETY: takes numbers only. It returns when a grace period of RCU has gone by, under which programs
+    // run.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// What a program is run on by hand, and where it leaves what it made of it.
 pub(crate) struct TestRun<'a> {
     /// The packet before.

@@ -12,6 +12,7 @@ use aya::{Ebpf, EbpfLoader};
 use thiserror::Error;
 
 use crate::batch;
+use crate::filter::Filter;
 use crate::object::{self, ReadObjectError};
 use crate::sys;
 
@@ -108,7 +109,9 @@ impl Bench {
                 program.load().map_err(|source| failed(name, source))?;
             }
         }
-        Ok(Self { ebpf, out: vec![0; 1 << 16] })
+        let mut bench = Self { ebpf, out: vec![0; 1 << 16] };
+        bench.forget_marks()?;
+        Ok(bench)
     }
 
     /// Runs a program once, or `repeat` times on what it has made of the packet.
@@ -203,6 +206,29 @@ impl Bench {
     pub fn array<V: Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, V>, TestRunError> {
         Array::try_from(self.map(name)?)
             .map_err(|source| TestRunError::Map { name: name.to_owned(), source })
+    }
+
+    /// The marks, which nobody trusts at first.
+    ///
+    /// # Errors
+    /// There are none.
+    pub fn filter(&mut self) -> Result<Filter, TestRunError> {
+        const NAME: &str = "FILTER";
+        let Map::Array(data) = self.map(NAME)? else {
+            return Err(TestRunError::Missing { name: NAME.to_owned() });
+        };
+        Filter::new(data.fd().as_fd()).map_err(|error| TestRunError::Map {
+            name: NAME.to_owned(),
+            source: MapError::IoError(error),
+        })
+    }
+
+    /// Forgets all marks, and nobody trusts them any more.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn forget_marks(&mut self) -> Result<(), TestRunError> {
+        self.filter().map(|filter| filter.forget())
     }
 
     /// Puts a range into a trie.

@@ -114,9 +114,12 @@ pub fn establish(tables: &impl Tables, live: Live, sent: &Tuple) {
 }
 
 /// Renews the names of a connection that newer ones may displace: one may be gone without the
-/// record.
+/// record. Whoever opens one comes here before its packet goes on.
 #[inline(always)]
 pub fn renew(tables: &impl Tables, live: Live, sent: &Tuple) {
+    tables.mark(&live.endpoint());
+    // Its frontend may go while it lives.
+    tables.mark(&sent.dst);
     _ = tables.add_name(Stage::New, &live.leaving(sent), sent);
     let port = live.snat_port();
     if port != 0 {
@@ -225,6 +228,7 @@ pub fn masquerade(tables: &impl Tables, found: Found, sent: &Tuple) -> Result<()
     loop {
         if tables.claim(found.stage, &name, sent, tries >= POLITE) {
             found.live.set_snat(address, port);
+            tables.mark(&address);
             return Ok(());
         }
         if tries == 0 {

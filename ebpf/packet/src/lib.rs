@@ -2,7 +2,9 @@
 //! kernel.
 //!
 //! ```text
-//!  bytes ─▶ parse ─▶ quick               most packets of established connections
+//!  bytes ─▶ filter                        most packets, which are nobody's of ours
+//!             ▼ the others
+//!           parse ─▶ quick               most packets of established connections
 //!                      ▼ the others
 //!                    decide ─▶ flow     which connection is it, or is it a new one
 //!                      │  ├──▶ icmp     errors, echo requests
@@ -11,7 +13,7 @@
 //!                    rewrite ─▶ checksum        refuse: the packet becomes its refusal
 //! ```
 //!
-//! Read in this order: `packet` and `tables` (what it works on), `parse`, `quick`, `decide`, then the
+//! Read in this order: `packet` and `tables` (what it works on), `filter`, `parse`, `quick`, `decide`, then the
 //! rest.
 //! In flow: a [`packet::Packet`], and [`tables::Tables`] to look things up in. Out flow: the packet
 //! rewritten in place, and a [`decide::Verdict`]. Nothing here allocates, logs or panics, and each
@@ -25,6 +27,7 @@ extern crate std;
 
 pub mod checksum;
 pub mod decide;
+pub mod filter;
 pub mod flow;
 pub mod fragment;
 pub mod icmp;

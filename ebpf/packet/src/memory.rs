@@ -4,7 +4,7 @@ extern crate std;
 
 use std::boxed::Box;
 use std::cell::{Cell, RefCell, UnsafeCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::vec::Vec;
 
 use abi::addr::Addr;
@@ -13,6 +13,7 @@ use abi::flow::{FragmentKey, HeldKey, Name, Ports, Record, Tuple};
 
 use crate::checksum::{both, fold16, mended};
 use crate::decide::{self, Verdict};
+use crate::filter;
 use crate::live::{Live, LiveName};
 use crate::packet::{Covered, Packet};
 use crate::parse::{Parsed, parse};
@@ -104,6 +105,8 @@ pub trait Services {
     fn is_cluster_ip(&self, address: &Addr) -> bool;
     /// [`Tables::is_ours`].
     fn is_ours(&self, address: &Addr) -> bool;
+    /// Whether what is given says anything of an address.
+    fn concerns(&self, address: &Addr) -> bool;
     /// [`Tables::is_pod`].
     fn is_pod(&self, address: &Addr) -> bool;
     /// [`Tables::choose`].
@@ -135,6 +138,7 @@ pub struct Memory<S> {
     new: (Flows, Names),
     datagrams: RefCell<HashMap<FragmentKey, Ports>>,
     held: RefCell<HashMap<HeldKey, Waiting>>,
+    marks: RefCell<HashSet<Addr>>,
     random: Cell<u32>,
     words: RefCell<VecDeque<u32>>,
 }
@@ -158,6 +162,7 @@ impl<S: Services> Memory<S> {
             new: Default::default(),
             datagrams: RefCell::default(),
             held: RefCell::default(),
+            marks: RefCell::default(),
             random: Cell::new(1),
             words: RefCell::default(),
         }
@@ -190,7 +195,29 @@ impl<S: Services> Memory<S> {
     }
 
     /// Decides on a frame with a link-layer header of fourteen bytes.
+    ///
+    /// # Panics
+    /// It is translated, dropped or answered, and [`filter`] had it for nobody's.
     pub fn run(&self, frame: &mut Frame, way: Way) -> Verdict {
+        let before = frame.bytes.clone();
+        let may_be_ours = self.may_be_ours(frame, way);
+        let verdict = self.decide(frame, way);
+        let is_untouched = verdict == Verdict::PASS && frame.bytes == before;
+        assert!(may_be_ours || is_untouched, "{way:?} {before:x?}: {verdict:?} though not marked");
+        verdict
+    }
+
+    fn may_be_ours(&self, frame: &Frame, way: Way) -> bool {
+        let Some(ethertype) = frame.load(12).map(u16::from_ne_bytes) else { return true };
+        let may_leave = |here| filter::may_leave(frame, self, 14, ethertype, here);
+        match way {
+            Way::Arrives => filter::may_arrive(frame, self, 14, ethertype),
+            Way::Leaves => may_leave(false),
+            Way::MadeHere => may_leave(true),
+        }
+    }
+
+    fn decide(&self, frame: &mut Frame, way: Way) -> Verdict {
         let Some(ethertype) = frame.load(12).map(u16::from_ne_bytes) else { return Verdict::PASS };
         let mut parsed = Parsed::default();
         if parse(frame, 14, ethertype, &mut parsed).is_none() {
@@ -227,6 +254,11 @@ impl<S: Services> Memory<S> {
         }
         self.datagrams.borrow_mut().clear();
         self.held.borrow_mut().clear();
+        self.marks.borrow_mut().clear();
+    }
+
+    fn is_marked(&self, address: &Addr) -> bool {
+        self.marks.borrow().contains(address)
     }
 
     fn of(&self, stage: Stage) -> &(Flows, Names) {
@@ -362,6 +394,18 @@ impl<S: Services> Tables for Memory<S> {
 
     fn let_go(&self, key: &HeldKey) {
         self.held.borrow_mut().remove(key);
+    }
+
+    fn may_be_sent_to(&self, address: &Addr, asked: bool) -> bool {
+        self.is_marked(address) || asked && self.services.concerns(address)
+    }
+
+    fn may_be_sent_by(&self, address: &Addr, made_here: bool) -> bool {
+        self.is_marked(address) || made_here && self.services.concerns(address)
+    }
+
+    fn mark(&self, address: &Addr) {
+        self.marks.borrow_mut().insert(*address);
     }
 
     fn flow(&self, stage: Stage, sent: &Tuple) -> Option<Live> {

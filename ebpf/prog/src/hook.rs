@@ -20,10 +20,11 @@ use crate::choose::{
 };
 use crate::dns::{asks_for, own_server};
 use crate::itself::may_be_itself;
-use crate::maps::{NODE, UDP_PEERS, count, count_dropped, count_endpoint, count_refused, tell};
+use crate::maps::{NODE, count, count_dropped, count_endpoint, count_refused, tell};
 use crate::peer::{Family, Peer};
 use crate::remember::{
-    connected_frontend, flow_to, forget_connected, frontend_of, known, make, note_connected, store,
+    connected_frontend, flow_to, forget, forget_connected, frontend_of, known, make,
+    note_connected, note_tcp, store, tcp_frontend,
 };
 
 /// What a cgroup program returns to let the call go on.
@@ -76,6 +77,10 @@ pub(crate) fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
     if protocol == TCP && rules(slot).ends_connections() {
         // One that finds no room is counted, and not ended.
         _ = note_connected(ctx, &flow, UdpPeer::TCP);
+    }
+    if protocol == TCP && note_tcp(ctx, &flow) {
+        count_endpoint(chosen.id);
+        return translate(ctx, family, flow);
     }
     match make(ctx) {
         Some(socket) => store(socket, flow),
@@ -165,6 +170,10 @@ pub(crate) fn reverse(ctx: &SockAddrContext, family: Family) -> i32 {
     {
         // An answer that comes after the question was asked elsewhere.
         service.write(ctx, family);
+    } else if protocol(ctx) == Some(TCP) {
+        if let Some(frontend) = tcp_frontend(ctx, endpoint) {
+            frontend.write(ctx, family);
+        }
     } else if is_connected_udp(ctx)
         && let Some(frontend) = connected_frontend(ctx, endpoint)
     {
@@ -200,8 +209,7 @@ pub(crate) fn release(ctx: &SockContext) -> i32 {
     let sock: *mut bpf_sock = ctx.sock;
     // SAFETY: the context is the hook's own.
     let cookie = unsafe { bpf_get_socket_cookie(sock.cast()) };
-    // Most sockets have no entry.
-    _ = UDP_PEERS.remove(cookie);
+    forget(cookie);
     ALLOW
 }
 

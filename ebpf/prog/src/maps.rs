@@ -11,11 +11,12 @@ use abi::device::Device;
 use abi::dns::{N_FAMILIES, OwnServer};
 use abi::drop::Dropped;
 use abi::endpoint::Endpoint;
+use abi::filter::Filter;
 use abi::flow::{FragmentKey, Held, HeldKey, Name, Ports, Record, Tuple};
 use abi::frontend::{FrontendKey, FrontendValue};
 use abi::node::Node;
 use abi::slot::Slot;
-use abi::socket::{Socket, UdpPeer};
+use abi::socket::{Flow, Socket, UdpPeer};
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{
     Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage, SockMap,
@@ -69,6 +70,10 @@ pub(crate) static PREFIXES: LpmTrie<Addr, PrefixFlags, 4_096> = LpmTrie::new();
 #[btf_map]
 pub(crate) static NODE: Array<Node, 1> = Array::new();
 
+/// Which addresses do packets have that may concern us?
+#[btf_map]
+pub(crate) static FILTER: Array<Filter, 1, MMAPABLE> = Array::new();
+
 /// Whose questions does this node's own DNS server answer, and where?
 #[btf_map]
 pub(crate) static DNS: Array<OwnServer, N_FAMILIES> = Array::new();
@@ -92,6 +97,11 @@ pub(crate) static SOCKETS: SkStorage<Socket> = SkStorage::new();
 /// Which connected UDP sockets talk to an endpoint?
 #[btf_map]
 pub(crate) static UDP_PEERS: HashMap<u64, UdpPeer, 65_536> = HashMap::new();
+
+/// What did this connected TCP socket ask for, and what did it get? A sixth of what storage costs a
+/// connection.
+#[btf_map]
+pub(crate) static TCP_PEERS: HashMap<u64, Flow, 65_536> = HashMap::new();
 
 /// Which connection is this packet's, of those whose client is known to exist?
 #[btf_map]

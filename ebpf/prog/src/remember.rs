@@ -6,7 +6,7 @@ use abi::socket::{FLOWS, Flow, Socket, UdpPeer};
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie};
 use aya_ebpf::programs::SockAddrContext;
 
-use crate::maps::{SOCKETS, UDP_PEERS, count};
+use crate::maps::{SOCKETS, TCP_PEERS, UDP_PEERS, count};
 use crate::peer::Peer;
 
 /// The storage of the hook's socket, if it has any.
@@ -94,6 +94,33 @@ pub(crate) fn note_connected(ctx: &SockAddrContext, flow: &Flow, protocol: u32) 
         count(Counter::Unindexed);
     }
     noted
+}
+
+/// Notes a TCP socket for its peer's name. Says whether there was room.
+#[inline(always)]
+pub(crate) fn note_tcp(ctx: &SockAddrContext, flow: &Flow) -> bool {
+    TCP_PEERS.insert(cookie(ctx), flow, 0).is_ok()
+}
+
+/// The frontend to which a TCP socket is connected, if this is the endpoint that it got.
+#[inline(always)]
+pub(crate) fn tcp_frontend(ctx: &SockAddrContext, endpoint: Peer) -> Option<Peer> {
+    let flow = TCP_PEERS.get_ptr(cookie(ctx))?;
+    // SAFETY: the verifier checked the pointer; only this socket's own hooks write the entry.
+    let flow = unsafe { &*flow };
+    (flow.endpoint_port == endpoint.port && flow.endpoint == endpoint.addr)
+        .then_some(Peer { addr: flow.frontend, port: flow.frontend_port })
+}
+
+/// Forgets a socket that is closed. Most have no entry, and to look is cheaper than to remove.
+#[inline(always)]
+pub(crate) fn forget(cookie: u64) {
+    if TCP_PEERS.get_ptr(cookie).is_some() {
+        _ = TCP_PEERS.remove(cookie);
+    }
+    if UDP_PEERS.get_ptr(cookie).is_some() {
+        _ = UDP_PEERS.remove(cookie);
+    }
 }
 
 /// Takes back [`note_connected`], for a socket that is connected to something else now.

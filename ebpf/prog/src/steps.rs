@@ -17,7 +17,7 @@ use packet::live::Live;
 use packet::parse::Parsed;
 use packet::rewrite::End;
 use packet::tables::{Choice, Chosen, Found as Destination, Stage};
-use packet::{decide, flow, fragment, icmp, parse, quick, refuse, rewrite};
+use packet::{decide, filter, flow, fragment, icmp, parse, quick, refuse, rewrite};
 
 use crate::dns;
 use crate::lead;
@@ -376,6 +376,10 @@ fn parse_in_place(skb: Skb, l3: u32) -> bool {
 
 #[inline(always)]
 pub(crate) fn arrives(skb: Skb, l3: u32) -> Verdict {
+    let packet = Hot { skb, has_ports: false, rarely: false };
+    if !filter::may_arrive(&packet, &Kernel(skb), l3, skb.ethertype()) {
+        return Verdict::PASS;
+    }
     if !parse_in_place(skb, l3) && step_parse(skb.0, l3) == 0 {
         return Verdict::PASS;
     }
@@ -406,6 +410,11 @@ pub(crate) fn arrives(skb: Skb, l3: u32) -> Verdict {
 
 #[inline(always)]
 pub(crate) fn leaves(skb: Skb, l3: u32) -> Verdict {
+    let packet = Hot { skb, has_ports: false, rarely: false };
+    let made_here = skb.is_made_here();
+    if !filter::may_leave(&packet, &Kernel(skb), l3, skb.ethertype(), made_here) {
+        return Verdict::PASS;
+    }
     if !parse_in_place(skb, l3) && step_parse(skb.0, l3) == 0 {
         return Verdict::PASS;
     }

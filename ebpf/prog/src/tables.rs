@@ -6,6 +6,7 @@ use abi::addr::Addr;
 use abi::address::AddressValue;
 use abi::counter::Counter;
 use abi::endpoint::Head;
+use abi::filter;
 use abi::flow::{FragmentKey, Held, HeldKey, Name, Ports, Record, Tuple};
 use abi::slot::SERVING;
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
@@ -17,8 +18,8 @@ use packet::tables::{Added, Choice, Chosen, Found, Stage, Tables};
 
 use crate::lead;
 use crate::maps::{
-    ANSWERS, CLOCK, DATAGRAMS, DEVICES, FLOWS, HELD, HOLD, NAME, NAMES, NEW_FLOWS, NEW_NAMES,
-    RECORD, Read, copy, count, count_endpoint, count_gone, count_served,
+    ANSWERS, CLOCK, DATAGRAMS, DEVICES, FILTER, FLOWS, HELD, HOLD, NAME, NAMES, NEW_FLOWS,
+    NEW_NAMES, RECORD, Read, copy, count, count_endpoint, count_gone, count_served,
 };
 use crate::skb::{SOURCE, Skb};
 use crate::steps;
@@ -185,6 +186,32 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
+    fn may_be_sent_to(&self, address: &Addr, asked: bool) -> bool {
+        let place = filter::address(address);
+        is_of_flow(place)
+            || asked && (is_of_service(place) || is_of_service(filter::block(address)))
+    }
+
+    #[inline(always)]
+    fn may_be_sent_by(&self, address: &Addr, made_here: bool) -> bool {
+        let place = filter::address(address);
+        is_of_flow(place) || made_here && is_of_service(place)
+    }
+
+    #[inline(always)]
+    fn mark(&self, address: &Addr) {
+        let Some(filter) = FILTER.get_ptr_mut(0) else { return };
+        let place = filter::address(address).flow();
+        // SAFETY: the verifier checked the pointer, and the place is within. Whoever else writes the
+        // byte makes it a mark as well.
+        unsafe {
+            let round = (&raw const (*filter).round).cast::<u8>().read_volatile();
+            let mark = (&raw mut (*filter).flows).cast::<u8>().add(place);
+            mark.write_volatile(round);
+        }
+    }
+
+    #[inline(always)]
     fn flow(&self, stage: Stage, sent: &Tuple) -> Option<Live> {
         let record = match stage {
             Stage::Established => FLOWS.get_ptr_mut(sent),
@@ -337,6 +364,28 @@ impl Tables for Kernel {
     #[inline(always)]
     fn claim(&self, stage: Stage, name: &Tuple, sent: &Tuple, forced: bool) -> bool {
         steps::claim(self, stage, name, sent, forced)
+    }
+}
+
+/// Whether connections may have an address.
+#[inline(always)]
+fn is_of_flow(place: filter::Place) -> bool {
+    let Some(filter) = FILTER.get_ptr(0) else { return true };
+    // SAFETY: the verifier checked the pointer, and the place is within.
+    unsafe {
+        (&raw const (*filter).trusted).read_volatile() == 0
+            || (&raw const (*filter).flows).cast::<u8>().add(place.flow()).read_volatile() != 0
+    }
+}
+
+/// Whether Services may have an address.
+#[inline(always)]
+fn is_of_service(place: filter::Place) -> bool {
+    let Some(filter) = FILTER.get_ptr(0) else { return true };
+    let (byte, bit) = place.service();
+    // SAFETY: as above.
+    unsafe {
+        (&raw const (*filter).services).cast::<u8>().add(byte).read_volatile() >> bit & 1 != 0
     }
 }
 

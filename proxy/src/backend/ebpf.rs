@@ -237,7 +237,7 @@ impl Opened {
         let addresses = dataplane
             .addresses()
             .map_err(|error| PrepareError::new("cannot read the addresses in the kernel", error))?;
-        let addresses = Addresses::adopt(addresses)
+        let addresses = Addresses::adopt(addresses, dataplane.filter.clone())
             .map_err(|error| PrepareError::new("cannot read the addresses in the kernel", error))?;
         let netns = UnixDatagram::unbound()
             .and_then(load::netns_cookie)
@@ -440,6 +440,7 @@ impl Opened {
         };
         self.dataplane.slots.fill(slot, content);
         let ranges = frontend.source_ranges.as_deref().unwrap_or_default();
+        self.dataplane.filter.mark_service(&key.addr);
         let led = self.write_ranges(slot, ranges).and_then(|()| {
             let written = match self.dataplane.frontends() {
                 Ok(mut map) => map.insert(key, FrontendValue::new(&key, slot), 0),

@@ -136,6 +136,10 @@ impl Circle {
             generation: GENERATION,
             ..Record::default()
         };
+        let filter = bench.filter().unwrap();
+        filter.mark_service(&sent.dst);
+        filter.mark_flow(&sent, &record);
+        filter.trust();
         bench.hash("FLOWS").unwrap().insert(sent, record, 0).unwrap();
         let leaving = tuple(from, endpoint, way.protocol).leaving();
         bench.hash("NAMES").unwrap().insert(leaving, Name::of(sent), 0).unwrap();

@@ -44,6 +44,13 @@ impl Services for Given {
         self.cluster_ips.contains(&address) || self.locals.contains(&(address, true))
     }
 
+    fn concerns(&self, address: &Addr) -> bool {
+        let ip = IpAddr::from(*address);
+        self.is_ours(address)
+            || self.frontends.iter().any(|frontend| frontend.address == Some(ip))
+            || self.services.iter().any(|range| is_in(*range, ip))
+    }
+
     fn is_pod(&self, address: &Addr) -> bool {
         let address = IpAddr::from(*address);
         self.pods.iter().any(|range| is_in(*range, address))

@@ -69,7 +69,25 @@ pub fn give(bench: &mut Bench, given: &Given) -> Result<(), TestRunError> {
     give_addresses(bench, given)
 }
 
+/// Marks what is given, and has it trusted.
+fn mark(bench: &mut Bench, given: &Given) -> Result<(), TestRunError> {
+    let filter = bench.filter()?;
+    let serving = given.locals.iter().filter(|(_, node_ports)| *node_ports);
+    let frontends = given.frontends.iter().filter_map(|frontend| frontend.address.as_ref());
+    let addresses = frontends.chain(&given.cluster_ips).chain(serving.map(|(address, _)| address));
+    for address in addresses {
+        filter.mark_service(&Addr::from(*address));
+    }
+    for (net, bits) in &given.services {
+        let (addr, bits) = prefix(*net, *bits);
+        filter.mark_range(bits, &addr);
+    }
+    filter.trust();
+    Ok(())
+}
+
 fn give_addresses(bench: &mut Bench, given: &Given) -> Result<(), TestRunError> {
+    mark(bench, given)?;
     let owned = given.cluster_ips.iter().map(|address| (address, AddressValue::REJECT));
     let locals = given.locals.iter().map(|(address, node_ports)| {
         let more = if *node_ports { AddressValue::NODE_PORTS } else { 0 };
@@ -145,6 +163,7 @@ pub fn reset(bench: &mut Bench) -> Result<(), TestRunError> {
     empty::<u32, Device>(bench, "DEVICES")?;
     bench.empty_trie::<Addr, PrefixFlags>("PREFIXES")?;
     bench.empty_trie::<RangeKey, u32>("RANGES")?;
+    bench.forget_marks()?;
     clear(bench)
 }
 

@@ -31,6 +31,9 @@ impl Services for Nothing {
     fn is_ours(&self, _: &Addr) -> bool {
         false
     }
+    fn concerns(&self, _: &Addr) -> bool {
+        false
+    }
     fn is_pod(&self, _: &Addr) -> bool {
         false
     }
@@ -79,6 +82,7 @@ fn established() -> Memory<Nothing> {
         };
     });
     let live = memory.flow(Stage::New, &sent()).unwrap();
+    memory.renew(live, &sent());
     memory.establish(live, &sent());
     memory
 }

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use abi::addr::Addr;
 use abi::address::AddressValue;
+use load::filter::Filter;
 use model::name::Family;
 
 use super::is_absent;
@@ -17,6 +18,7 @@ use crate::plan::settings::NodePorts;
 #[derive(Debug)]
 pub struct Addresses {
     map: load::Addresses,
+    filter: Filter,
     known: Known,
     /// By address, the flags in the kernel.
     held: BTreeMap<IpAddr, u32>,
@@ -33,7 +35,7 @@ struct Known {
 
 impl Addresses {
     /// Takes over what a former process left.
-    pub(super) fn adopt(map: load::Addresses) -> Result<Self, load::MapError> {
+    pub(super) fn adopt(map: load::Addresses, filter: Filter) -> Result<Self, load::MapError> {
         let mut known = Known::default();
         let mut held = BTreeMap::new();
         for entry in map.iter() {
@@ -50,7 +52,7 @@ impl Addresses {
             }
             held.insert(address, flags);
         }
-        Ok(Self { map, known, held })
+        Ok(Self { map, filter, known, held })
     }
 
     /// The addresses that a Service owns, as far as the kernel knows.
@@ -119,6 +121,14 @@ impl Addresses {
         Ok(true)
     }
 
+    /// Marks them. Says whether one was not marked.
+    pub(super) fn mark(&self) -> bool {
+        let serving = self.held.iter().filter(|(_, flags)| **flags != AddressValue::LOCAL);
+        serving.fold(false, |news, (address, _)| {
+            self.filter.mark_service(&Addr::from(*address)) || news
+        })
+    }
+
     fn write(&mut self, address: IpAddr) -> Result<bool, load::MapError> {
         let held = self.held.get(&address).copied().unwrap_or_default();
         let flags = self.known.flags(&address, held);
@@ -133,6 +143,9 @@ impl Addresses {
             }
             self.held.remove(&address);
         } else {
+            if flags != AddressValue::LOCAL {
+                self.filter.mark_service(&addr);
+            }
             self.map.insert(addr, AddressValue::new(&addr, flags), 0)?;
             self.held.insert(address, flags);
         }

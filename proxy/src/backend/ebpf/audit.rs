@@ -21,6 +21,9 @@ impl Opened {
         }
         damage.extend(self.packets.lock().unwrap_or_else(PoisonError::into_inner).repair());
         damage.extend(self.dataplane.damage());
+        if self.mark() {
+            damage.push("the map FILTER".to_owned());
+        }
         if let Some(map) = self.changed_map()? {
             damage.push(format!("the map {map}"));
             self.learn()?;
@@ -29,6 +32,13 @@ impl Opened {
             warn!("somebody else changed {what}");
         }
         Ok(!damage.is_empty())
+    }
+
+    /// Marks all that packets are looked up in. Says whether any of it was not marked.
+    fn mark(&self) -> bool {
+        let filter = &self.dataplane.filter;
+        let frontends = self.programmed.keys().filter(|key| filter.mark_service(&key.addr)).count();
+        self.addresses().mark() | self.node.mark(&self.dataplane) | (frontends > 0)
     }
 
     /// A map of the plan that says something else than was written.

@@ -46,6 +46,11 @@ impl NodeMaps {
         Ok(written || prefixes)
     }
 
+    /// Marks what was written last. Says whether any of it was not marked.
+    pub(super) fn mark(&self, dataplane: &Dataplane) -> bool {
+        self.written.as_ref().is_some_and(|(_, prefixes)| mark_prefixes(dataplane, prefixes))
+    }
+
     /// Whether the maps say what was written last.
     pub(super) fn are_whole(&self, dataplane: &mut Dataplane) -> Result<bool, OpenError> {
         let Some((node, prefixes)) = &self.written else { return Ok(true) };
@@ -75,6 +80,7 @@ fn write_prefixes(
 ) -> Result<bool, ApplyError> {
     const WHAT: &str = "cannot write the node's ranges";
     let failed = |error: &dyn std::fmt::Display| doing(WHAT, &error);
+    mark_prefixes(dataplane, desired);
     let mut map = dataplane.prefixes().map_err(|error| failed(&error))?;
     let held = held_prefixes(map.iter()).map_err(|error| failed(&error))?;
     for ((bits, addr), flags) in desired.iter().filter(|(key, flags)| held.get(key) != Some(flags))
@@ -89,6 +95,13 @@ fn write_prefixes(
         }
     }
     Ok(held != *desired)
+}
+
+/// Marks the ranges of Services. Says whether one was not.
+fn mark_prefixes(dataplane: &Dataplane, prefixes: &BTreeMap<Prefix, u32>) -> bool {
+    let of_services = prefixes.iter().filter(|(_, flags)| *flags & PrefixFlags::SERVICE != 0);
+    of_services
+        .fold(false, |news, ((bits, addr), _)| dataplane.filter.mark_range(*bits, addr) || news)
 }
 
 fn held_prefixes(

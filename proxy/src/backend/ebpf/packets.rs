@@ -31,6 +31,20 @@ impl Packets {
         self.in_charge = Some((devices, flows));
         self.tables = tables;
         self.refresh();
+        self.trust_marks();
+    }
+
+    /// Lets programs leave alone what is not marked, now that connections are. Where another version's
+    /// program could not be replaced, it goes on opening connections without a mark.
+    fn trust_marks(&self) {
+        let Some((_, flows)) = &self.in_charge else { return };
+        if !self.told.is_empty() {
+            return;
+        }
+        match flows.mark() {
+            Ok(()) => flows.trust_marks(),
+            Err(error) => warn!("cannot mark connections, all packets are looked up: {error}"),
+        }
     }
 
     /// Whether it has.
