@@ -66,6 +66,7 @@ pub(crate) enum Subresource {
     Eviction,
     Token,
     Finalize,
+    EphemeralContainers,
 }
 
 /// Every kind. Its place in this table is its number, in this process only.
@@ -166,9 +167,16 @@ impl std::fmt::Debug for Kind {
 
 impl Subresource {
     pub(crate) fn parse(name: &str) -> Option<Self> {
-        [Self::Status, Self::Scale, Self::Binding, Self::Eviction, Self::Token, Self::Finalize]
-            .into_iter()
-            .find(|one| one.name() == name)
+        const ALL: [Subresource; 7] = [
+            Subresource::Status,
+            Subresource::Scale,
+            Subresource::Binding,
+            Subresource::Eviction,
+            Subresource::Token,
+            Subresource::Finalize,
+            Subresource::EphemeralContainers,
+        ];
+        ALL.into_iter().find(|one| one.name() == name)
     }
 
     pub(crate) fn name(self) -> &'static str {
@@ -179,6 +187,7 @@ impl Subresource {
             Self::Eviction => "eviction",
             Self::Token => "token",
             Self::Finalize => "finalize",
+            Self::EphemeralContainers => "ephemeralcontainers",
         }
     }
 }

@@ -23,6 +23,7 @@ use std::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus};
+use serde_json::json;
 
 use crate::runtime::{Ended, Sandbox};
 pub(crate) use backoff::Backoff;
@@ -253,6 +254,9 @@ impl Life<'_> {
                 self.keep_running(container);
             }
         }
+        for container in ephemeral_containers(self.spec) {
+            self.keep_running(&container);
+        }
     }
 
     /// Runs init containers in their order; whether all that must be done before is done.
@@ -329,7 +333,9 @@ impl Life<'_> {
     fn stop_all(&mut self, deadline: Timestamp) -> bool {
         let (sidecars, inits): (Vec<&Container>, Vec<&Container>) =
             init_containers(self.spec).iter().partition(|one| is_sidecar(one));
-        let all: Vec<&Container> = inits.into_iter().chain(&self.spec.containers).collect();
+        let ephemeral = ephemeral_containers(self.spec);
+        let all = inits.into_iter().chain(&self.spec.containers).chain(&ephemeral);
+        let all: Vec<&Container> = all.collect();
         let mut quiet = true;
         for container in all {
             quiet &= self.stop_one(container, deadline);
@@ -413,6 +419,17 @@ pub(crate) fn init_containers(spec: &PodSpec) -> &[Container] {
     spec.init_containers.as_deref().unwrap_or_default()
 }
 
+/// Containers that somebody has put into the pod to look into it. They run once.
+pub(crate) fn ephemeral_containers(spec: &PodSpec) -> Vec<Container> {
+    let all = spec.ephemeral_containers.iter().flatten();
+    // The two have all fields in common that an agent asks for.
+    all.filter_map(|one| serde_json::from_value(json!(one)).ok()).collect()
+}
+
+fn is_ephemeral(spec: &PodSpec, container: &Container) -> bool {
+    spec.ephemeral_containers.iter().flatten().any(|one| one.name == container.name)
+}
+
 /// An init container that goes on running beside the others (KEP-753).
 pub(crate) fn is_sidecar(container: &Container) -> bool {
     container.restart_policy.as_deref() == Some("Always")
@@ -426,6 +443,9 @@ fn is_running(state: &State) -> bool {
 fn restarts(spec: &PodSpec, container: &Container, ended: &Ended) -> bool {
     if is_sidecar(container) {
         return true;
+    }
+    if is_ephemeral(spec, container) {
+        return false;
     }
     let is_init = init_containers(spec).iter().any(|one| one.name == container.name);
     match spec.restart_policy.as_deref() {

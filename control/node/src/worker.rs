@@ -186,7 +186,8 @@ impl Worker {
     fn trust_what_was_said(&mut self, name: &str) {
         let status = self.pod.status.clone().unwrap_or_default();
         let inits = status.init_container_statuses.into_iter().flatten();
-        let mut all = inits.chain(status.container_statuses.into_iter().flatten());
+        let all = inits.chain(status.container_statuses.into_iter().flatten());
+        let mut all = all.chain(status.ephemeral_container_statuses.into_iter().flatten());
         let said = all.find(|one| one.name == name);
         let Some(seen) = self.known.containers.get_mut(name) else { return };
         let same = said.filter(|one| one.container_id.as_deref() == Some(&seen.container_id));
@@ -334,7 +335,8 @@ impl Worker {
     fn container(&self, name: &str) -> Option<Container> {
         let spec: &PodSpec = self.pod.spec.as_ref()?;
         let mut all = life::init_containers(spec).iter().chain(&spec.containers);
-        all.find(|one| one.name == name).cloned()
+        let found = all.find(|one| one.name == name).cloned();
+        found.or_else(|| life::ephemeral_containers(spec).into_iter().find(|one| one.name == name))
     }
 
     fn carry_out(&mut self, action: Action) {

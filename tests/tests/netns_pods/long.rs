@@ -2,6 +2,8 @@
 
 #[path = "long/churn.rs"]
 mod churn;
+#[path = "long/debug.rs"]
+mod debug;
 #[path = "long/healing.rs"]
 mod healing;
 #[path = "long/trouble.rs"]

@@ -1,5 +1,7 @@
 //! Pods, the templates they come from, and priority classes.
 
+pub(crate) mod ephemeral;
+
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use serde_json::{Value, json};
@@ -20,7 +22,12 @@ use crate::status::FieldError;
 pub(super) const POD: Kind = Kind {
     short_names: &["po"],
     categories: &["all"],
-    subresources: &[Subresource::Status, Subresource::Binding, Subresource::Eviction],
+    subresources: &[
+        Subresource::Status,
+        Subresource::Binding,
+        Subresource::Eviction,
+        Subresource::EphemeralContainers,
+    ],
     selectable: &[
         "spec.nodeName",
         "spec.restartPolicy",
@@ -42,6 +49,9 @@ pub(super) const POD: Kind = Kind {
         check_template(pod, "", errors);
         if let Some(old) = old {
             check_update(pod, old, errors);
+        } else if !is_zero(at(pod, "spec.ephemeralContainers")) {
+            errors
+                .push(FieldError::forbidden("spec.ephemeralContainers", "cannot be set on create"));
         }
     },
     columns: &[

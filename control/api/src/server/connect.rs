@@ -108,7 +108,8 @@ fn container(request: &Request, pod: &Value) -> Result<String> {
             }
         };
     }
-    if mains.iter().chain(inits).any(known) {
+    let ephemeral = list_at(pod, "spec.ephemeralContainers");
+    if mains.iter().chain(inits).chain(ephemeral).any(known) {
         return Ok(named.to_owned());
     }
     Err(Status::bad_request(format!("container {named} is not valid for pod {name}")))

@@ -120,7 +120,9 @@ fn resources(group: &str) -> Vec<Listed> {
         });
         for sub in kind.subresources {
             let (name, verbs, response): (_, &[_], _) = match sub {
-                Subresource::Status => (kind.kind, &["get", "patch", "update"], None),
+                Subresource::Status | Subresource::EphemeralContainers => {
+                    (kind.kind, &["get", "patch", "update"], None)
+                }
                 Subresource::Finalize => (kind.kind, &["update"], None),
                 Subresource::Scale => {
                     ("Scale", &["get", "patch", "update"], Some(("autoscaling", "v1")))

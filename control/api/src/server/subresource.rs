@@ -15,7 +15,7 @@ use crate::status::{Result, Status};
 
 pub(super) fn get(target: &Target, sub: Subresource, object: &Object) -> Result<Response> {
     match sub {
-        Subresource::Status => {
+        Subresource::Status | Subresource::EphemeralContainers => {
             Ok(respond(StatusCode::OK, "application/json", target.serve(object)))
         }
         Subresource::Scale => Ok(json_response(StatusCode::OK, &scale_of(&object.value()))),
@@ -110,9 +110,10 @@ pub(super) async fn create(
             Ok(json_response(StatusCode::CREATED, &success(&json!({}))))
         }
         Subresource::Token => token(api, target, &given),
-        Subresource::Status | Subresource::Scale | Subresource::Finalize => {
-            Err(Status::method_not_allowed())
-        }
+        Subresource::Status
+        | Subresource::Scale
+        | Subresource::Finalize
+        | Subresource::EphemeralContainers => Err(Status::method_not_allowed()),
     }
 }
 

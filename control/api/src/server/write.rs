@@ -13,6 +13,7 @@ use super::{Api, Request, Target, body, json_response, respond};
 use crate::admission;
 use crate::allocate::Ranges;
 use crate::auth::{User, escalation};
+use crate::kinds::pod::ephemeral;
 use crate::kinds::{Kind, Subresource, fields};
 use crate::object::{Key, Object, at, is_zero, list_at, object, set, str_at, unset};
 use crate::patch::managed::{self, Manager};
@@ -361,7 +362,12 @@ pub(super) fn update_in(
         let generation = at(&old, "metadata.generation").as_i64().unwrap_or(0) + 1;
         set(&mut new, "metadata.generation", json!(generation));
     }
-    if !matches!(subresource, Some(Subresource::Status | Subresource::Finalize)) {
+    if *subresource == Some(Subresource::EphemeralContainers) {
+        let errors = ephemeral::check(&new, &old);
+        if !errors.is_empty() {
+            return Err(Status::invalid(kind, &key.name, &errors));
+        }
+    } else if !matches!(subresource, Some(Subresource::Status | Subresource::Finalize)) {
         let binding = *subresource == Some(Subresource::Binding);
         if !binding {
             check(kind, &key.name, &new, Some(&old))?;
@@ -487,6 +493,14 @@ fn keep_other_part(new: &mut Value, old: &Value, kind: &Kind, subresource: Optio
                     object(new).remove("status");
                 }
             }
+        }
+        Some(Subresource::EphemeralContainers) => {
+            let all = at(new, "spec.ephemeralContainers").clone();
+            *new = old.clone();
+            if !is_zero(&all) {
+                set(new, "spec.ephemeralContainers", all);
+            }
+            ephemeral::default(new);
         }
         Some(Subresource::Finalize) => {
             let finalizers = at(new, "spec.finalizers").clone();

@@ -9,7 +9,8 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{
-    Facts, Fate, SandboxState, Seen, State, init_containers, is_running, is_sidecar, restarts,
+    Facts, Fate, SandboxState, Seen, State, ephemeral_containers, init_containers, is_running,
+    is_sidecar, restarts,
 };
 use crate::runtime::Ended;
 
@@ -18,6 +19,7 @@ pub(super) fn build(pod: &Pod, spec: &PodSpec, facts: &Facts<'_>, fate: &Fate) -
     let said = Said { pod, spec, facts, old: &old, lives: *fate == Fate::Lives };
     let inits = said.statuses(init_containers(spec), true);
     let mains = said.statuses(&spec.containers, false);
+    let ephemeral = said.statuses(&ephemeral_containers(spec), false);
     let (reason, message) = match fate {
         Fate::Ends { reason: Some(reason), .. } => (
             Some((*reason).to_owned()),
@@ -33,7 +35,7 @@ pub(super) fn build(pod: &Pod, spec: &PodSpec, facts: &Facts<'_>, fate: &Fate) -
         message,
         init_container_statuses: (!inits.is_empty()).then_some(inits),
         container_statuses: Some(mains),
-        ephemeral_container_statuses: None,
+        ephemeral_container_statuses: (!ephemeral.is_empty()).then_some(ephemeral),
         start_time: facts.known.start_time.map(Time),
         observed_generation: pod.metadata.generation,
         ..old.clone()

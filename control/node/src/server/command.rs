@@ -103,7 +103,8 @@ async fn show(mut lines: mpsc::Receiver<Bytes>, out: Option<Sender>) {
 fn running(node: &Node, asked: &Asked) -> Option<ContainerId> {
     let status = asked.pod.status.as_ref()?;
     let inits = status.init_container_statuses.iter().flatten();
-    let mut all = inits.chain(status.container_statuses.iter().flatten());
+    let all = inits.chain(status.container_statuses.iter().flatten());
+    let mut all = all.chain(status.ephemeral_container_statuses.iter().flatten());
     let one = all.find(|one| one.name == asked.container)?;
     one.state.as_ref()?.running.as_ref()?;
     let attempt = u32::try_from(one.restart_count).ok()?;

@@ -104,7 +104,8 @@ pub(super) fn follow(
 fn attempt(asked: &Asked) -> Option<u32> {
     let status = asked.pod.status.as_ref()?;
     let inits = status.init_container_statuses.iter().flatten();
-    let mut all = inits.chain(status.container_statuses.iter().flatten());
+    let all = inits.chain(status.container_statuses.iter().flatten());
+    let mut all = all.chain(status.ephemeral_container_statuses.iter().flatten());
     let one: &ContainerStatus = all.find(|one| one.name == asked.container)?;
     let current = u32::try_from(one.restart_count).ok()?;
     if asked.is_true("previous") { current.checked_sub(1) } else { Some(current) }

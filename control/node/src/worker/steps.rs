@@ -92,11 +92,20 @@ impl NotStarted {
 
 /// A pod, or one of its containers, for an event.
 pub(crate) fn reference(pod: &Pod, container: Option<&str>) -> ObjectReference {
+    let spec = pod.spec.as_ref();
     let is_init = container.is_some_and(|name| {
-        let spec = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
-        spec.into_iter().any(|one| one.name == name)
+        let mut all = spec.into_iter().flat_map(|spec| spec.init_containers.iter().flatten());
+        all.any(|one| one.name == name)
     });
-    let list = if is_init { "initContainers" } else { "containers" };
+    let is_ephemeral = container.is_some_and(|name| {
+        let mut all = spec.into_iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten());
+        all.any(|one| one.name == name)
+    });
+    let list = match (is_init, is_ephemeral) {
+        (true, _) => "initContainers",
+        (false, true) => "ephemeralContainers",
+        (false, false) => "containers",
+    };
     ObjectReference {
         api_version: Some("v1".into()),
         kind: Some("Pod".into()),
