@@ -120,8 +120,9 @@ fn watch(cluster: &Cluster, path: &str) -> Receiver<(Instant, Value)> {
                 let request = Request::get(path).body(Vec::new()).unwrap();
                 let mut lines = client.request_stream(request).await.unwrap().lines();
                 begun.send(()).unwrap();
-                while let Some(line) = lines.next().await {
-                    let event = serde_json::from_str(&line.unwrap()).unwrap();
+                // The server ends with the bench.
+                while let Some(Ok(line)) = lines.next().await {
+                    let event = serde_json::from_str(&line).unwrap();
                     // Whoever listened has heard enough.
                     if sender.send((Instant::now(), event)).is_err() {
                         return;
