@@ -110,7 +110,9 @@ impl State {
         if self.local == local {
             return false;
         }
-        self.local = local;
+        let others = std::mem::replace(&mut self.local, local);
+        let changed: Vec<IpAddr> = others.symmetric_difference(&self.local).copied().collect();
+        changed.into_iter().for_each(|address| self.make_address(address));
         self.make_all(|key| matches!(key.at, At::NodePort(_)));
         true
     }
@@ -222,7 +224,10 @@ impl State {
         let undefined = self.owned.get(&address).copied();
         let is_nodes = undefined == Some(Undefined::NodePort);
         let is_left = undefined == Some(Undefined::Leave) && !has_frontend;
-        let is_ours = (has_frontend || undefined == Some(Undefined::Reject)) && !is_nodes;
+        let is_rejected = undefined == Some(Undefined::Reject);
+        // Whoever listens at an address that the node has anyway is not ours to refuse.
+        let has_node = is_nodes || self.local.contains(&address) && !is_rejected;
+        let is_ours = (has_frontend || is_rejected) && !has_node;
         for (item, is_there) in [
             (Key::Address(address), is_ours),
             (entry(Set::Addresses), is_ours),

@@ -124,6 +124,27 @@ fn a_cluster_ip_is_a_virtual_service_at_an_address_of_ours() {
 }
 
 #[test]
+fn an_address_that_the_node_has_anyway_is_left_to_whoever_listens_there() {
+    let mut state = state();
+    let route = to(&[("10.244.1.2:80", 1)], Masquerade::Always);
+    let frontend = frontend(FrontendKind::LoadBalancer, [route.clone(), route.clone(), route]);
+    put(&mut state, key(at("192.0.2.20"), 80), &frontend);
+    let address: IpAddr = "192.0.2.20".parse().unwrap();
+    state.take(&Op::Own { address, undefined: Undefined::Leave });
+    let ours =
+        |sign| ["KUBE-IPVS-IPS 192.0.2.20", "address 192.0.2.20"].map(|it| format!("{sign} {it}"));
+    let first = written(&mut state);
+    assert!(ours('+').iter().all(|line| first.contains(line)), "{first:?}");
+
+    // It floats to this node, and away again. The virtual service stays.
+    let before = state.local().clone();
+    state.set_local(before.iter().copied().chain([address]).collect());
+    assert_eq!(written(&mut state), ours('-'));
+    state.set_local(before);
+    assert_eq!(written(&mut state), ours('+'));
+}
+
+#[test]
 fn pods_and_the_node_are_led_by_marks_where_others_get_local_endpoints_only() {
     let mut state = state();
     let all = [("10.244.1.2:80", 1), ("10.244.2.2:80", 1)];
