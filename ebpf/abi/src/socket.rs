@@ -18,8 +18,7 @@ pub struct Socket {
     pub flows: [Flow; FLOWS],
 }
 
-/// One frontend as one socket sees it. Value of `TCP_PEERS`, too: a connected TCP socket's peer, by socket
-/// cookie, until the socket closes; one that finds no room there has storage.
+/// One frontend as one socket sees it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
@@ -55,6 +54,29 @@ pub struct UdpPeer {
     pub netns: u64,
 }
 
+/// How many values `TCP_SOCKETS` has.
+pub const TCP_SOCKETS: usize = 1 << 16;
+
+/// Value of `TCP_SOCKETS`: a connected TCP socket's peer, until the socket closes, at the index that the lower
+/// bits of its cookie say. One whose place is another's has storage instead. Cookies are counted up, so
+/// sockets that are opened one after the other have places side by side, and nobody searches.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpPeer {
+    /// Whose it is; zero is nobody's.
+    pub cookie: u64,
+    /// The address that the program named.
+    pub frontend: Addr,
+    /// The address that it really talks to.
+    pub endpoint: Addr,
+    /// The port that it named, network byte order.
+    pub frontend_port: u16,
+    /// The port that it really talks to, network byte order.
+    pub endpoint_port: u16,
+    /// Not zero once a socket whose place this is, or would be, was noted in `UDP_PEERS`.
+    pub noted: u32,
+}
+
 impl UdpPeer {
     /// What [`UdpPeer::protocol`] says of a TCP socket.
     pub const TCP: u32 = 6;
@@ -63,3 +85,4 @@ impl UdpPeer {
 const _: () = assert!(size_of::<Flow>() == 40);
 const _: () = assert!(size_of::<Socket>() == 8 + FLOWS * 40);
 const _: () = assert!(size_of::<UdpPeer>() == 48);
+const _: () = assert!(size_of::<TcpPeer>() == 48 && TCP_SOCKETS.is_power_of_two());

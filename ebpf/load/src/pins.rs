@@ -31,7 +31,7 @@ pub(crate) const MAPS: [&str; 26] = [
     "DEVICES",
     "SOCKETS",
     "UDP_PEERS",
-    "TCP_PEERS",
+    "TCP_SOCKETS",
     "COUNTERS",
     "DROPS",
     "DNS",

@@ -7,7 +7,7 @@ use abi::drop::Dropped;
 use abi::frontend::FrontendKey;
 use abi::node::Node;
 use abi::slot::{Slot, Source};
-use abi::socket::{Flow, UdpPeer};
+use abi::socket::{Flow, Socket};
 use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::helpers::generated::{
     bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_set_retval,
@@ -20,11 +20,11 @@ use crate::choose::{
 };
 use crate::dns::{asks_for, own_server};
 use crate::itself::may_be_itself;
-use crate::maps::{NODE, count, count_dropped, count_endpoint, count_refused, tell};
+use crate::maps::{NODE, UDP_PEERS, count, count_dropped, count_endpoint, count_refused, tell};
 use crate::peer::{Family, Peer};
 use crate::remember::{
-    connected_frontend, flow_to, forget, forget_connected, frontend_of, known, make,
-    note_connected, note_tcp, store, tcp_frontend,
+    connected_frontend, flow_to, forget_connected, forget_tcp, frontend_of, known, make,
+    note_connected, note_ending, note_tcp, store, tcp_frontend,
 };
 
 /// What a cgroup program returns to let the call go on.
@@ -75,8 +75,7 @@ pub(crate) fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
         return translate(ctx, family, flow);
     }
     if protocol == TCP && rules(slot).ends_connections() {
-        // One that finds no room is counted, and not ended.
-        _ = note_connected(ctx, &flow, UdpPeer::TCP);
+        note_ending(ctx, &flow);
     }
     if protocol == TCP && note_tcp(ctx, &flow) {
         count_endpoint(chosen.id);
@@ -160,26 +159,29 @@ fn ask(ctx: &SockAddrContext, family: Family, frontend: Peer, server: Peer) -> i
 #[inline(always)]
 pub(crate) fn reverse(ctx: &SockAddrContext, family: Family) -> i32 {
     let endpoint = Peer::read(ctx, family);
-    if let Some(socket) = known(ctx)
-        && let Some(frontend) = frontend_of(socket, endpoint)
+    if protocol(ctx) == Some(TCP)
+        && let Some(frontend) = tcp_frontend(ctx, endpoint)
     {
         frontend.write(ctx, family);
     } else if let Some(socket) = known(ctx)
-        && let Some(service) = asks_for(endpoint)
-        && flow_to(socket, service).is_some()
+        && let Some(frontend) = kept(socket, endpoint)
     {
-        // An answer that comes after the question was asked elsewhere.
-        service.write(ctx, family);
-    } else if protocol(ctx) == Some(TCP) {
-        if let Some(frontend) = tcp_frontend(ctx, endpoint) {
-            frontend.write(ctx, family);
-        }
+        frontend.write(ctx, family);
     } else if is_connected_udp(ctx)
         && let Some(frontend) = connected_frontend(ctx, endpoint)
     {
         frontend.write(ctx, family);
     }
     ALLOW
+}
+
+/// What a socket with storage is told of an endpoint.
+#[inline(always)]
+fn kept(socket: *mut Socket, endpoint: Peer) -> Option<Peer> {
+    frontend_of(socket, endpoint).or_else(|| {
+        // An answer may come after the question was asked elsewhere.
+        asks_for(endpoint).filter(|service| flow_to(socket, *service).is_some())
+    })
 }
 
 /// `bind()`: a node port is kept for its Service if the node was told so.
@@ -209,7 +211,13 @@ pub(crate) fn release(ctx: &SockContext) -> i32 {
     let sock: *mut bpf_sock = ctx.sock;
     // SAFETY: the context is the hook's own.
     let cookie = unsafe { bpf_get_socket_cookie(sock.cast()) };
-    forget(cookie);
+    // SAFETY: as above.
+    if unsafe { (&raw const (*sock).protocol).read_volatile() } == u32::from(TCP) {
+        forget_tcp(cookie);
+    } else {
+        // Most sockets have no entry.
+        _ = UDP_PEERS.remove(cookie);
+    }
     ALLOW
 }
 

@@ -16,7 +16,7 @@ use abi::flow::{FragmentKey, Held, HeldKey, Name, Ports, Record, Tuple};
 use abi::frontend::{FrontendKey, FrontendValue};
 use abi::node::Node;
 use abi::slot::Slot;
-use abi::socket::{Flow, Socket, UdpPeer};
+use abi::socket::{self, Socket, TcpPeer, UdpPeer};
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{
     Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage, SockMap,
@@ -98,10 +98,9 @@ pub(crate) static SOCKETS: SkStorage<Socket> = SkStorage::new();
 #[btf_map]
 pub(crate) static UDP_PEERS: HashMap<u64, UdpPeer, 65_536> = HashMap::new();
 
-/// What did this connected TCP socket ask for, and what did it get? A sixth of what storage costs a
-/// connection.
+/// What did this connected TCP socket ask for, and what did it get?
 #[btf_map]
-pub(crate) static TCP_PEERS: HashMap<u64, Flow, 65_536> = HashMap::new();
+pub(crate) static TCP_SOCKETS: Array<TcpPeer, { socket::TCP_SOCKETS }> = Array::new();
 
 /// Which connection is this packet's, of those whose client is known to exist?
 #[btf_map]

@@ -2,11 +2,11 @@
 
 use abi::addr::Addr;
 use abi::counter::Counter;
-use abi::socket::{FLOWS, Flow, Socket, UdpPeer};
+use abi::socket::{self, FLOWS, Flow, Socket, TcpPeer, UdpPeer};
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie};
 use aya_ebpf::programs::SockAddrContext;
 
-use crate::maps::{SOCKETS, TCP_PEERS, UDP_PEERS, count};
+use crate::maps::{SOCKETS, TCP_SOCKETS, UDP_PEERS, count};
 use crate::peer::Peer;
 
 /// The storage of the hook's socket, if it has any.
@@ -96,31 +96,73 @@ pub(crate) fn note_connected(ctx: &SockAddrContext, flow: &Flow, protocol: u32) 
     noted
 }
 
-/// Notes a TCP socket for its peer's name. Says whether there was room.
+/// Notes a TCP socket for its peer's name. Says whether there was room. Storage costs three times as much, and
+/// a hash map a miss of the cache for each look.
 #[inline(always)]
 pub(crate) fn note_tcp(ctx: &SockAddrContext, flow: &Flow) -> bool {
-    TCP_PEERS.insert(cookie(ctx), flow, 0).is_ok()
+    let cookie = cookie(ctx);
+    let Some(peer) = tcp(cookie) else { return false };
+    // SAFETY: the verifier checked the pointer. Two sockets that take the place at one moment, 65,536 cookies
+    // apart, may leave an endpoint of the one beside the cookie of the other, whose peer keeps its own name then.
+    unsafe {
+        let holder = (&raw const (*peer).cookie).read_volatile();
+        if holder != 0 && holder != cookie {
+            return false;
+        }
+        (&raw mut (*peer).frontend).write_volatile(flow.frontend);
+        (&raw mut (*peer).endpoint).write_volatile(flow.endpoint);
+        (&raw mut (*peer).frontend_port).write_volatile(flow.frontend_port);
+        (&raw mut (*peer).endpoint_port).write_volatile(flow.endpoint_port);
+        (&raw mut (*peer).cookie).write_volatile(cookie);
+    }
+    true
+}
+
+/// Notes a TCP socket for the day its endpoint goes. One that finds no room is counted, and not ended.
+#[inline(always)]
+pub(crate) fn note_ending(ctx: &SockAddrContext, flow: &Flow) {
+    if note_connected(ctx, flow, UdpPeer::TCP)
+        && let Some(peer) = tcp(cookie(ctx))
+    {
+        // SAFETY: the verifier checked the pointer; nobody writes anything else there.
+        unsafe { (&raw mut (*peer).noted).write_volatile(1) };
+    }
 }
 
 /// The frontend to which a TCP socket is connected, if this is the endpoint that it got.
 #[inline(always)]
 pub(crate) fn tcp_frontend(ctx: &SockAddrContext, endpoint: Peer) -> Option<Peer> {
-    let flow = TCP_PEERS.get_ptr(cookie(ctx))?;
-    // SAFETY: the verifier checked the pointer; only this socket's own hooks write the entry.
-    let flow = unsafe { &*flow };
-    (flow.endpoint_port == endpoint.port && flow.endpoint == endpoint.addr)
-        .then_some(Peer { addr: flow.frontend, port: flow.frontend_port })
+    let cookie = cookie(ctx);
+    let peer = tcp(cookie)?;
+    // SAFETY: the verifier checked the pointer; what bears this socket's cookie only its own hooks write.
+    let peer = unsafe { peer.read_volatile() };
+    let is_its = peer.cookie == cookie
+        && peer.endpoint_port == endpoint.port
+        && peer.endpoint == endpoint.addr;
+    is_its.then_some(Peer { addr: peer.frontend, port: peer.frontend_port })
 }
 
-/// Forgets a socket that is closed. Most have no entry, and to look is cheaper than to remove.
+/// Forgets a TCP socket that is closed.
 #[inline(always)]
-pub(crate) fn forget(cookie: u64) {
-    if TCP_PEERS.get_ptr(cookie).is_some() {
-        _ = TCP_PEERS.remove(cookie);
-    }
-    if UDP_PEERS.get_ptr(cookie).is_some() {
+pub(crate) fn forget_tcp(cookie: u64) {
+    let Some(peer) = tcp(cookie) else { return };
+    // SAFETY: as above.
+    let noted = unsafe {
+        if (&raw const (*peer).cookie).read_volatile() == cookie {
+            (&raw mut (*peer).cookie).write_volatile(0);
+        }
+        (&raw const (*peer).noted).read_volatile()
+    };
+    if noted != 0 {
         _ = UDP_PEERS.remove(cookie);
     }
+}
+
+/// The place of a socket.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the lower bits")]
+fn tcp(cookie: u64) -> Option<*mut TcpPeer> {
+    TCP_SOCKETS.get_ptr_mut(cookie as u32 & (socket::TCP_SOCKETS as u32 - 1))
 }
 
 /// Takes back [`note_connected`], for a socket that is connected to something else now.
