@@ -17,6 +17,7 @@ use load::pins::Pins;
 use load::{Capacity, Config};
 use model::applied::AppliedWriter;
 use model::feed::FeedReader;
+use model::notice::Notice;
 use model::watch::{Health, Notices, Watch};
 use proxy::backend::Backend;
 use proxy::backend::ebpf::{Addresses, Ebpf, Packets};
@@ -35,6 +36,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tracing::{info, warn};
 
+mod checks;
 pub(crate) mod choice;
 mod conntrack_args;
 mod ipvs_args;
@@ -43,6 +45,7 @@ mod pages;
 mod switch;
 
 use crate::node_args::{NodeArgs, SourceArgs};
+use crate::proxy::checks::Checks;
 use crate::proxy::conntrack_args::ConntrackArgs;
 use crate::proxy::ipvs_args::IpvsArgs;
 use crate::proxy::node::SocketArgs;
@@ -241,8 +244,12 @@ impl Proxy {
         // Those that the eBPF mode has connected outlive it.
         let has_sockets = by_sockets || !Pins::new(&self.bpffs).is_empty();
         let (pages, addresses) = &self.pages;
+        let observer = self.syncer.observer();
+        let (troubles, unchecked) = watch::channel(BTreeSet::new());
+        // Behind for as long as that, a proxy is not well.
+        let checks = Checks::new(observer.clone(), self.audit_period * 2, troubles);
         let of = Pages {
-            observer: self.syncer.observer(),
+            observer,
             mode: self.status.mode.clone(),
             bpffs: by_sockets.then(|| self.bpffs.clone()),
             sync_period: self.audit_period,
@@ -259,7 +266,8 @@ impl Proxy {
             () = following_links => {}
             () = node::keep_names(&status_file, seen.clone()), if by_sockets => {}
             () = node::reserve_ports(&status_file, seen.clone()), if by_sockets => {}
-            () = tell_owners(seen.clone(), watched.notices) => {}
+            () = tell_owners(seen.clone(), unchecked, watched.notices) => {}
+            () = checks.serve(seen.clone()) => {}
             () = self.switch.see_to(seen.clone()) => {}
             () = tell(self.status, &status_file, seen, watched.health, [n_destroyed, n_removed]) => {}
             () = drain_log(self.beside.log) => {}
@@ -497,10 +505,19 @@ async fn tell(
 }
 
 /// Has the owners of objects told what is left out.
-async fn tell_owners(mut seen: watch::Receiver<Option<Arc<Round>>>, notices: Notices) {
-    while seen.changed().await.is_ok() {
+async fn tell_owners(
+    mut seen: watch::Receiver<Option<Arc<Round>>>,
+    mut unchecked: watch::Receiver<BTreeSet<Notice>>,
+    notices: Notices,
+) {
+    loop {
+        tokio::select! {
+            changed = seen.changed() => if changed.is_err() { break },
+            Ok(()) = unchecked.changed() => {}
+        }
         if let Some(round) = &*seen.borrow_and_update() {
-            notices.set(notices::of(round));
+            let unchecked = unchecked.borrow_and_update();
+            notices.set(notices::of(round).into_iter().chain(unchecked.iter().cloned()).collect());
         }
         tokio::time::sleep(STATUS_PERIOD).await;
     }

@@ -20,6 +20,8 @@ pub enum Reason {
     AddressConflict,
     /// It is well formed, though it cannot be done here.
     FailedToProxy,
+    /// Nobody can be asked about its health: another process has the port.
+    FailedToStartServiceHealthcheck,
 }
 
 impl Reason {
@@ -29,6 +31,15 @@ impl Reason {
             Self::InvalidObject => "InvalidObject",
             Self::AddressConflict => "AddressConflict",
             Self::FailedToProxy => "FailedToProxy",
+            Self::FailedToStartServiceHealthcheck => "FailedToStartServiceHealthcheck",
+        }
+    }
+
+    /// What was tried, as the event spells it.
+    pub const fn action(self) -> &'static str {
+        match self {
+            Self::FailedToStartServiceHealthcheck => "Listen",
+            Self::InvalidObject | Self::AddressConflict | Self::FailedToProxy => "Route",
         }
     }
 }

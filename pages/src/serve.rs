@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -25,24 +25,32 @@ pub struct Page {
     pub content_type: &'static str,
     /// What it says.
     pub text: String,
+    /// One more header.
+    pub header: Option<(&'static str, String)>,
 }
 
 impl Page {
     /// Text for people, or for Prometheus.
     pub fn text(text: impl Into<String>) -> Self {
         let content_type = "text/plain; version=0.0.4; charset=utf-8";
-        Self { status: 200, content_type, text: text.into() }
+        Self { status: 200, content_type, text: text.into(), header: None }
     }
 
     /// JSON.
     pub const fn json(text: String) -> Self {
-        Self { status: 200, content_type: "application/json", text }
+        Self { status: 200, content_type: "application/json", text, header: None }
     }
 
     /// The same with another status.
     #[must_use]
     pub fn with_status(self, status: u16) -> Self {
         Self { status, ..self }
+    }
+
+    /// The same with one more header, whose name is in lower case.
+    #[must_use]
+    pub fn with_header(self, name: &'static str, value: String) -> Self {
+        Self { header: Some((name, value)), ..self }
     }
 
     /// There is no page of that path.
@@ -98,5 +106,10 @@ fn response(page: Page) -> Response<String> {
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(page.content_type));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if let Some((name, value)) = page.header
+        && let Ok(value) = HeaderValue::try_from(value)
+    {
+        headers.insert(HeaderName::from_static(name), value);
+    }
     response
 }

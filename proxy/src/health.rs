@@ -8,6 +8,8 @@
 //!                            unhealthy ──────────────────────────────▶ keeps up
 //! ```
 
+pub mod check;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 

@@ -8,10 +8,12 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use model::name::Family;
 use tracing::{info, warn};
 
 use crate::backend::ebpf::Addresses;
 use crate::netlink::{self, Changes};
+use crate::plan::settings::NodePorts;
 
 /// How long to wait after something went wrong.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -71,6 +73,16 @@ pub fn write(addresses: &Arc<Mutex<Addresses>>) -> io::Result<()> {
         info!(n, changed = written, "the node's addresses");
     }
     Ok(())
+}
+
+/// The addresses of one family that this node has, of those that serve node ports.
+///
+/// # Errors
+/// The addresses cannot be read.
+pub fn serving(family: Family, node_ports: &NodePorts) -> io::Result<BTreeSet<IpAddr>> {
+    let all = netlink::addresses()?.map(|(_, address)| address);
+    let serves = |address: &IpAddr| Family::of(address) == family && node_ports.serve(address);
+    Ok(all.filter(serves).collect())
 }
 
 /// Every address of every interface, but the loopback ones: those need not be looked up.

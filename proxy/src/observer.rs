@@ -10,6 +10,7 @@ use model::name::{Family, NamespacedName};
 use pages::Text;
 
 use crate::by_family::ByFamily;
+use crate::health::check::CheckReport;
 use crate::health::{Health, Moment, Report};
 use crate::metrics::Metrics;
 use crate::plan::Plan;
@@ -128,6 +129,21 @@ impl Observer {
         let report = observed.health.report(now, longest);
         count(&mut observed.metrics.livez, &report);
         report
+    }
+
+    /// What a health check node port says: whether this node has endpoints of a Service in a family.
+    pub fn check(
+        &self,
+        service: &NamespacedName,
+        family: Family,
+        now: Moment,
+        longest: Duration,
+    ) -> CheckReport {
+        let observed = self.lock();
+        let plan = observed.plan.as_ref();
+        let check = plan.and_then(|plan| plan.health_checks.get(service));
+        let n = check.map_or(0, |check| *check.local_endpoints.get(family));
+        CheckReport::new(service, n, observed.health.report(now, longest).is_good())
     }
 
     /// The plan of the last round, when there was one.

@@ -1,7 +1,10 @@
 //! The pages of a proxy, asked as a load balancer and Prometheus do.
 
+use std::net::SocketAddr;
+
+use sandbox::manifest::Service;
 use sandbox::traffic::Protocol;
-use tests::cluster::{Cluster, Node, eventually};
+use tests::cluster::{Cluster, Node, endpoints, eventually};
 
 /// What `curl` gets: the status code and the text.
 pub(crate) fn get(node: &Node, url: &str) -> (String, String) {
@@ -61,4 +64,51 @@ fn health_and_metrics_are_where_kube_proxy_has_them() {
             assert!(value("fairlead_ebpf_events_total{event=\"translated\"}") >= 20.0);
         }
     }
+}
+
+#[test]
+fn a_load_balancer_is_told_whether_this_node_has_endpoints_of_a_service() {
+    const PORT: u16 = 31_080;
+    let cluster = Cluster::new();
+    let mut node = cluster.node("node-a");
+    let webs = node.webs(["web-1", "web-2"]);
+    let service = Service::new("default", "shop")
+        .cluster_ip([10, 96, 0, 30])
+        .cluster_ip([0xfd00, 0x10, 0x96, 0, 0, 0, 0, 30])
+        .tcp("tcp", 80, 8080)
+        .node_port(30_090)
+        .external_traffic_local();
+    let balanced = service.yaml().replace(
+        "  type: NodePort\n",
+        &format!("  type: LoadBalancer\n  healthCheckNodePort: {PORT}\n"),
+    );
+    cluster.folder().write("shop-service", &balanced).unwrap();
+    node.start_proxy();
+    for ip in node.node().addresses().both() {
+        let url = format!("http://{}/any/path", SocketAddr::new(ip, PORT));
+        let told = |n: usize| {
+            format!(
+                "{{\n\t\"service\": {{\n\t\t\"namespace\": \"default\",\n\t\t\"name\": \"shop\"\n\t}},\n\
+                 \t\"localEndpoints\": {n},\n\t\"serviceProxyHealthy\": true\n}}"
+            )
+        };
+        let says = |code: &str, n| get(&node, &url) == (code.to_owned(), told(n));
+        cluster.folder().write_endpoints(&service, &endpoints(&webs)).unwrap();
+        eventually("two endpoints are here", || says("200", 2));
+        let head = node.node().command("curl").args(["-s", "-D", "-", "-o", "/dev/null", &url]);
+        let head = String::from_utf8(head.output().unwrap().stdout).unwrap().to_lowercase();
+        for header in [
+            "x-load-balancing-endpoint-weight: 2\r\n",
+            "content-type: application/json\r\n",
+            "x-content-type-options: nosniff\r\n",
+        ] {
+            assert!(head.contains(header), "no {header} in {head}");
+        }
+        cluster.folder().write_endpoints(&service, &[]).unwrap();
+        eventually("no endpoint is here", || says("503", 0));
+    }
+    // A Service that balances no load has none.
+    cluster.folder().write("shop-service", &service.yaml()).unwrap();
+    let url = format!("http://127.0.0.1:{PORT}/");
+    eventually("nobody answers", || get(&node, &url).0 == "000");
 }

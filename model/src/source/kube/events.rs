@@ -36,8 +36,6 @@ use crate::source::kube::events::ledger::Ledger;
 
 /// Who tells, as Events name it.
 const CONTROLLER: &str = "fairlead.dev/proxy";
-/// What was being done.
-const ACTION: &str = "Route";
 /// Of a note; the API takes no more.
 const LONGEST_NOTE: usize = 1024;
 /// Of the object's name, so that the Event's stays a name.
@@ -242,7 +240,7 @@ impl Sender {
                 ..ObjectMeta::default()
             },
             type_: Some("Warning".to_owned()),
-            action: Some(ACTION.to_owned()),
+            action: Some(notice.reason.action().to_owned()),
             reason: Some(notice.reason.name().to_owned()),
             note: Some(cut(&note, LONGEST_NOTE).to_owned()),
             event_time: Some(MicroTime(Timestamp::now())),
