@@ -8,6 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::net::SocketAddr;
 
 use model::name::{Family, Protocol};
 use netlink_sys::protocols::NETLINK_NETFILTER;
@@ -16,7 +17,7 @@ use nix::errno::Errno;
 
 mod message;
 
-use message::{Answer, Flow};
+use message::{ASSURED, Answer, DST_NAT, Flow};
 
 use crate::plan::{At, FrontendKey, Plan};
 
@@ -52,6 +53,40 @@ impl Cleaner {
         self.known = now;
         Ok(removed)
     }
+}
+
+/// A UDP flow that netfilter translates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Translated {
+    /// Who sends.
+    pub client: SocketAddr,
+    /// To whom.
+    pub frontend: SocketAddr,
+    /// Who answers.
+    pub endpoint: SocketAddr,
+    /// Packets went to and fro for a while, so that it is remembered for longer.
+    pub is_assured: bool,
+}
+
+/// The UDP flows of this network namespace that have another destination than they were sent to.
+///
+/// # Errors
+/// The kernel does not tell its flows.
+pub fn translated() -> io::Result<Vec<Translated>> {
+    let mut socket = Socket::new(NETLINK_NETFILTER)?;
+    socket.bind_auto()?;
+    socket.connect(&NetlinkAddr::new(0, 0))?;
+    let mut translated = Vec::new();
+    for family in Family::ALL {
+        let flows = dump(&socket, family)?.into_iter();
+        translated.extend(flows.filter(|flow| flow.status & DST_NAT != 0).map(|flow| Translated {
+            client: flow.from,
+            frontend: flow.to,
+            endpoint: flow.answered_by,
+            is_assured: flow.status & ASSURED != 0,
+        }));
+    }
+    Ok(translated)
 }
 
 /// How many flows of this network namespace have another destination than they were sent to. They

@@ -6,8 +6,10 @@
 //!  the others:                   └─▶ drain ─▶ established connections end ─▶ retire
 //! ```
 //!
-//! Whoever drains leaves new connections alone and goes on with those that it has. What the eBPF mode
-//! leaves stays until `fairlead cleanup`: the kernel does not tell which sockets need the way back.
+//! Whoever drains leaves new connections alone and goes on with those that it has. The eBPF mode keeps
+//! its frontends until the next look, since a connection that is being opened is found by its frontend.
+//! What it leaves then stays until `fairlead cleanup`: the kernel does not tell which sockets need the
+//! way back.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,6 +40,8 @@ pub(super) struct Switch {
     config: Config,
     sockets: Sockets,
     left: Vec<ProxyMode>,
+    /// The eBPF mode leaves new connections alone since the last look.
+    is_ebpf_drained: bool,
 }
 
 /// What is left to do about one mode.
@@ -54,7 +58,7 @@ impl Switch {
     pub(super) fn to(mode: ProxyMode, config: Config, sockets: Sockets) -> Self {
         let all = [ProxyMode::Ebpf, ProxyMode::Nftables, ProxyMode::Iptables, ProxyMode::Ipvs];
         let left = all.into_iter().filter(|other| *other != mode).collect();
-        Self { mode, config, sockets, left }
+        Self { mode, config, sockets, left, is_ebpf_drained: false }
     }
 
     /// Waits until the new mode is in charge, then sees to the others; for ever.
@@ -83,7 +87,7 @@ impl Switch {
     }
 
     /// Says whether there is something left to do.
-    fn see_to_one(&self, mode: ProxyMode) -> bool {
+    fn see_to_one(&mut self, mode: ProxyMode) -> bool {
         let done = match mode {
             ProxyMode::Ebpf => self.drain_ebpf(),
             ProxyMode::Nftables => self.retire(Nftables::new(), nftables::is_there()),
@@ -119,8 +123,8 @@ impl Switch {
         Ok(Left::Nothing)
     }
 
-    /// Connections that the programs know go on; they know of no frontend any more.
-    fn drain_ebpf(&self) -> anyhow::Result<Left> {
+    /// Connections that the programs know go on; at the second look they know of no frontend any more.
+    fn drain_ebpf(&mut self) -> anyhow::Result<Left> {
         let bpffs: PathBuf = self.config.bpffs.clone();
         if probe::bpffs(&bpffs).is_err() || Pins::new(bpffs).is_empty() {
             return Ok(Left::Nothing);
@@ -128,18 +132,22 @@ impl Switch {
         let config = self.config.clone();
         let mut old = Ebpf::new(config).with_sockets(self.sockets);
         let actual = old.prepare()?;
+        old.drain()?;
+        if !self.is_ebpf_drained {
+            self.is_ebpf_drained = true;
+            info!("the mode ebpf leaves new connections alone");
+            return Ok(Left::Something);
+        }
         let mut ops: Vec<Op> = Vec::new();
         ops.push(Op::Settings(Arc::new(Settings::default())));
         // An address without a frontend would be refused as long as it is a Service's.
         ops.extend(actual.addresses.keys().map(|address| Op::Disown { address: *address }));
         ops.extend(actual.frontends.keys().map(|key| Op::Remove { key: *key }));
         let n = ops.len();
-        // No socket is led any more, then no packet.
-        old.drain()?;
         for result in old.apply(&ops).results {
             result?;
         }
-        info!(n, "the mode ebpf leaves new connections alone");
+        info!(n, "removed what the mode ebpf left but for its connections");
         Ok(Left::Nothing)
     }
 }

@@ -45,6 +45,8 @@ mod refusal;
 mod restart;
 #[path = "netns/sandbox.rs"]
 mod sandbox_itself;
+#[path = "netns/takeover.rs"]
+mod takeover;
 #[path = "netns/tour.rs"]
 mod tour;
 #[path = "netns/udp.rs"]

@@ -255,6 +255,9 @@ pub mod flag {
     pub const HOST: u8 = 2;
     /// Its source port is rewritten, so that replies are found, but not its address.
     pub const KEEP_ADDRESS: u8 = 4;
+    /// netfilter translates it: it was there before. Its client's port after DNAT is zero, which is
+    /// nobody's.
+    pub const NETFILTER: u8 = 8;
 }
 
 /// One connection. Its key is the [`Tuple`] that the client sends ([`Seen::Sent`]).

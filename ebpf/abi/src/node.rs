@@ -35,6 +35,9 @@ impl Node {
     pub const PROTECT_NODE_PORTS: u64 = 1 << 6;
     /// Packets are translated at the node's devices.
     pub const PACKETS: u64 = 1 << 7;
+    /// New connections are left to others at the node's devices: not in charge yet, or not any more.
+    /// Those that are known go on.
+    pub const LEAVES_NEW: u64 = 1 << 8;
 
     /// Whether pods are told from other sources in the family of an address.
     #[inline(always)]

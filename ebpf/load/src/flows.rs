@@ -10,6 +10,9 @@ use nix::time::{ClockId, clock_gettime};
 use crate::batch;
 use crate::filter::Filter;
 
+/// Only what is not there is added.
+const BPF_NOEXIST: u64 = 1;
+
 /// For how long a connection is remembered after its last packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lifetimes {
@@ -124,6 +127,27 @@ impl Flows {
         }
         collected.dangling = self.collect_names(&live)?;
         Ok(collected)
+    }
+
+    /// Adds a connection that packets have not opened; says whether it was not there.
+    ///
+    /// # Errors
+    /// There is no room.
+    pub fn add(&mut self, sent: &Tuple, record: Record) -> Result<bool, MapError> {
+        match self.records.insert(sent, record, BPF_NOEXIST) {
+            Ok(()) => Ok(true),
+            Err(MapError::SyscallError(error))
+                if error.io_error.kind() == std::io::ErrorKind::AlreadyExists =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The second of the clock that the programs read.
+    pub fn now() -> u32 {
+        seconds()
     }
 
     /// Removes names that lead nowhere; `live` are the connections that were there a moment ago.

@@ -233,6 +233,9 @@ fn to_endpoint<T: Tables>(
 ) -> Verdict {
     let live = found.live;
     live.note(From::Client, parsed, tables.seconds());
+    if live.has(flag::NETFILTER) {
+        return Verdict::PASS;
+    }
     if !is_translatable(parsed) {
         return Verdict::drop(Counter::DroppedSctpFragment);
     }
@@ -364,18 +367,23 @@ pub fn to_frontend<T: Tables>(
     let sent = &tuple(parsed);
     let slot = match tables.find(&sent.dst, sent.dst_port, sent.protocol) {
         Destination::Stranger => return Verdict::PASS,
+        Destination::Frontend(slot) => slot,
+        // Others are in charge of what is new.
+        _ if !tables.leads() => return Verdict::PASS,
         Destination::Unallocated => return Verdict::drop(Counter::DroppedUnallocated),
         Destination::Undefined => {
             tables.turned_away(NO_SLOT, true);
             return packet.unreachable(tables, parsed);
         }
-        Destination::Frontend(slot) => slot,
     };
     if let Some(found) = flow::by_key(tables, sent) {
         if !flow::is_over(tables, found, parsed) {
             return to_endpoint(packet, tables, parsed, found, sent);
         }
         end(tables, found, sent);
+    }
+    if !tables.leads() {
+        return Verdict::PASS;
     }
     if !flow::opens(parsed) {
         // The middle of a connection that was opened before this began: netfilter may know it.

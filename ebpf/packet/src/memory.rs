@@ -99,6 +99,10 @@ impl Packet for Frame {
 
 /// What a test gives: the tables that user space writes.
 pub trait Services {
+    /// [`Tables::leads`].
+    fn leads(&self) -> bool {
+        true
+    }
     /// [`Tables::find`].
     fn find(&self, address: &Addr, port: u16, protocol: u8) -> Found;
     /// [`Tables::is_cluster_ip`].
@@ -325,6 +329,10 @@ impl<S: Services> Tables for Memory<S> {
         let left = self.answers.get();
         self.answers.set(left.saturating_sub(1));
         left > 0
+    }
+
+    fn leads(&self) -> bool {
+        self.services.leads()
     }
 
     fn find(&self, address: &Addr, port: u16, protocol: u8) -> Found {

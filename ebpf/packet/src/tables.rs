@@ -97,6 +97,8 @@ pub trait Tables: Sized {
     /// Whether one more answer may be sent now.
     fn may_answer(&self) -> bool;
 
+    /// Whether new connections are led, and not left to others.
+    fn leads(&self) -> bool;
     /// What a destination is.
     fn find(&self, address: &Addr, port: u16, protocol: u8) -> Found;
     /// Whether an address is a cluster IP.

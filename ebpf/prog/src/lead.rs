@@ -176,6 +176,16 @@ fn source(client: &Addr, device: u32) -> Source {
     if flags_of(client) & AddressValue::LOCAL != 0 { Source::Node } else { Source::Outside }
 }
 
+/// The flags of [`Node`].
+#[inline(always)]
+pub(crate) fn node_flags() -> u64 {
+    match NODE.get_ptr(0) {
+        // SAFETY: the verifier checked the pointer; one aligned word.
+        Some(node) => unsafe { (&raw const (*node).flags).read_volatile() },
+        None => 0,
+    }
+}
+
 /// Whether an address behind a device is a pod's of this node.
 #[inline(always)]
 pub(crate) fn is_pod(client: &Addr, device: u32) -> bool {
@@ -184,11 +194,7 @@ pub(crate) fn is_pod(client: &Addr, device: u32) -> bool {
     } else {
         (Node::PODS_V6, Node::PODS_BY_DEVICE_V6)
     };
-    let flags = match NODE.get_ptr(0) {
-        // SAFETY: the verifier checked the pointer; one aligned word.
-        Some(node) => unsafe { (&raw const (*node).flags).read_volatile() },
-        None => 0,
-    };
+    let flags = node_flags();
     if flags & tells == 0 {
         false
     } else if flags & by_device != 0 {

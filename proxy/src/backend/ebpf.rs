@@ -35,6 +35,7 @@ mod packets;
 mod ranges;
 mod sets;
 mod slots;
+mod takeover;
 pub mod usage;
 
 pub use addresses::Addresses;
@@ -189,15 +190,17 @@ impl Backend for Ebpf {
             let tables = tables.map_err(|error| ActivateError::new(WHAT, error))?;
             opened.packets().take_charge(devices, flows, tables);
         }
-        Ok(())
+        opened.lead().map_err(|error| ActivateError::new(WHAT, error))
     }
 
     fn drain(&mut self) -> Result<Drained, DrainError> {
+        const WHAT: &str = "cannot leave new connections alone";
         if let Some(opened) = &mut self.opened {
+            opened.dataplane.drain().map_err(|error| DrainError::new(WHAT, error))?;
             opened
-                .dataplane
-                .drain()
-                .map_err(|error| DrainError::new("cannot leave new connections alone", error))?;
+                .node
+                .leave_new(&mut opened.dataplane, true)
+                .map_err(|error| DrainError::new(WHAT, error))?;
         }
         // The kernel does not tell how many sockets hold storage.
         Ok(Drained { flows: None })
@@ -242,6 +245,8 @@ impl Opened {
         let netns = UnixDatagram::unbound()
             .and_then(load::netns_cookie)
             .map_err(|error| PrepareError::new("cannot tell this network namespace", error))?;
+        let node = NodeMaps::adopt(&mut dataplane, netns, flags)
+            .map_err(|error| PrepareError::new("cannot read the node's settings", error))?;
         Ok(Self {
             dataplane,
             programmed,
@@ -251,7 +256,7 @@ impl Opened {
             source_ranges,
             addresses: Arc::new(Mutex::new(addresses)),
             packets: Arc::default(),
-            node: NodeMaps::new(netns, flags),
+            node,
             started: Instant::now(),
         })
     }

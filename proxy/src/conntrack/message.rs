@@ -15,10 +15,14 @@ use crate::netlink::attributes::{
 /// A flow, as far as it matters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Flow {
+    /// Who sent its first packet.
+    pub(super) from: SocketAddr,
     /// Whom its first packet was sent to.
     pub(super) to: SocketAddr,
     /// Who answers.
     pub(super) answered_by: SocketAddr,
+    /// What the kernel says of it: [`DST_NAT`], [`ASSURED`].
+    pub(super) status: u32,
     /// What names it, as the kernel wrote it: the original tuple, the id and the zone.
     name: Vec<u8>,
 }
@@ -40,8 +44,10 @@ const DELETE: u16 = 0x0102;
 const TUPLE_ORIG: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
 const STATUS: u16 = 3;
+/// Of the status: packets went to and fro for a while.
+pub(super) const ASSURED: u32 = 1 << 2;
 /// Of the status: the destination is another one.
-const DST_NAT: u32 = 1 << 5;
+pub(super) const DST_NAT: u32 = 1 << 5;
 const ID: u16 = 12;
 const ZONE: u16 = 18;
 const FILTER: u16 = 25;
@@ -79,9 +85,7 @@ pub(super) fn translated(datagram: &[u8]) -> Translated {
             DONE => told.end = Some(0),
             ERROR => told.end = Some(error_of(payload)),
             _ => {
-                let status = |(kind, value): (u16, &[u8])| {
-                    (kind == STATUS).then(|| value.try_into().ok().map(u32::from_be_bytes))?
-                };
+                let status = |(kind, value): (u16, &[u8])| (kind == STATUS).then(|| be32(value))?;
                 let attributes = payload.get(4..).unwrap_or_default();
                 let status = Attributes(attributes).find_map(status).unwrap_or_default();
                 told.n += usize::from(status & DST_NAT != 0);
@@ -110,19 +114,21 @@ pub(super) fn parse(datagram: &[u8]) -> Vec<Answer> {
 }
 
 fn flow(attributes: &[u8]) -> Option<Flow> {
-    let (mut to, mut answered_by, mut name) = (None, None, Vec::new());
+    let (mut ends, mut answered_by, mut status, mut name) = (None, None, 0, Vec::new());
     for (kind, value) in Attributes(attributes) {
         match kind {
             TUPLE_ORIG => {
-                to = tuple(value).map(|(_, to)| to);
+                ends = tuple(value);
                 name.extend(attribute(TUPLE_ORIG | NESTED, value));
             }
             TUPLE_REPLY => answered_by = tuple(value).map(|(from, _)| from),
+            STATUS => status = be32(value).unwrap_or_default(),
             ID | ZONE => name.extend(attribute(kind, value)),
             _ => {}
         }
     }
-    Some(Flow { to: to?, answered_by: answered_by?, name })
+    let (from, to) = ends?;
+    Some(Flow { from, to, answered_by: answered_by?, status, name })
 }
 
 /// Source and destination, of UDP.
@@ -154,6 +160,10 @@ fn port(value: &[u8]) -> Option<u16> {
     value.try_into().ok().map(u16::from_be_bytes)
 }
 
+fn be32(value: &[u8]) -> Option<u32> {
+    value.try_into().ok().map(u32::from_be_bytes)
+}
+
 fn message(kind: u16, flags: u16, family: Family, attributes: &[u8]) -> Vec<u8> {
     let family = match family {
         Family::V4 => 2,
@@ -168,7 +178,8 @@ pub(super) mod tests {
 
     pub(in crate::conntrack) fn flow(to: &str, answered_by: &str) -> Flow {
         let (to, answered_by) = (to.parse().unwrap(), answered_by.parse().unwrap());
-        Flow { to, answered_by, name: Vec::new() }
+        let from = "10.244.1.3:4711".parse().unwrap();
+        Flow { from, to, answered_by, status: 0, name: Vec::new() }
     }
 
     #[test]
@@ -206,7 +217,9 @@ pub(super) mod tests {
         datagram.extend([16, 0, 0, 0, 3, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         let answers = parse(&datagram);
         let [Answer::Flow(flow), Answer::Done] = &*answers else { panic!("{answers:?}") };
+        assert_eq!(flow.from, "10.244.1.3:4711".parse().unwrap());
         assert_eq!(flow.to, "10.96.0.10:53".parse().unwrap());
+        assert_eq!(flow.status, 8);
         assert_eq!(flow.answered_by, "10.244.1.2:5353".parse().unwrap());
         let name = [
             attribute(TUPLE_ORIG | NESTED, &tuple(pod, vip, [4711, 53], UDP)),

@@ -20,6 +20,8 @@ pub struct Given {
     pub services: Vec<(IpAddr, u32)>,
     /// The device's addresses.
     pub device: Vec<IpAddr>,
+    /// New connections are left to others.
+    pub leaves_new: bool,
     /// The generation of each slot's serving endpoints; the first slot is not used.
     pub generations: Vec<u32>,
 }

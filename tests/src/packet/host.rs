@@ -9,6 +9,10 @@ use packet::tables::{Choice, Chosen, Found};
 use crate::packet::given::{Frontend, Given, Route, is_in};
 
 impl Services for Given {
+    fn leads(&self) -> bool {
+        !self.leaves_new
+    }
+
     fn find(&self, address: &Addr, port: u16, protocol: u8) -> Found {
         let (address, port) = (IpAddr::from(*address), u16::from_be(port));
         let at = |frontend: &&Frontend, node_port: bool| {

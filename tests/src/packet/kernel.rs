@@ -106,7 +106,9 @@ fn give_addresses(bench: &mut Bench, given: &Given) -> Result<(), TestRunError> 
         let (addr, bits) = prefix(*net, *bits);
         bench.put_range("PREFIXES", bits, addr, PrefixFlags(flags))?;
     }
-    let node = Node { flags: Node::PODS_V4 | Node::PODS_V6, ..Node::default() };
+    let leaves_new = if given.leaves_new { Node::LEAVES_NEW } else { 0 };
+    let flags = Node::PODS_V4 | Node::PODS_V6 | leaves_new;
+    let node = Node { flags, ..Node::default() };
     bench.array::<Node>("NODE")?.set(0, node, 0).map_err(map("NODE"))?;
     let device = Device {
         v4: given.device(false).unwrap_or_default(),

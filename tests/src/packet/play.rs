@@ -145,6 +145,9 @@ pub fn play(arm: &mut Arm) -> (usize, Vec<String>) {
             } else if let Some(change) = trimmed.strip_prefix("serving ") {
                 serve(&mut given, change);
                 arm.give(&given);
+            } else if matches!(trimmed, "hands over" | "takes over") {
+                given.leaves_new = trimmed == "hands over";
+                arm.give(&given);
             } else {
                 n += 1;
                 let (packet, expected) = trimmed.split_once(" = ").unwrap_or((trimmed, ""));

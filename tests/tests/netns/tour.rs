@@ -1,7 +1,7 @@
 //! A node changes its mode while connections are opened and held. None fails, none is cut.
 //!
 //! ```text
-//!   outside ──── fabric ──── node-a: ebpf ─▶ nftables ─▶ iptables ─▶ ebpf …
+//!   outside ──── fabric ──── node-a: ebpf ─▶ nftables ─▶ iptables ─▶ ebpf ─▶ iptables ─▶ nftables ─▶ ebpf …
 //!   node port                 client, cluster IPs of both families; a pod that is sent to itself
 //! ```
 
@@ -15,6 +15,7 @@ use sandbox::traffic::{Load, Protocol, Until};
 use sandbox::{Pod, hello};
 use tests::cluster::{Cluster, Node, endpoints, eventually};
 
+const ROUNDS: usize = 5;
 const NODE_PORT: u16 = 30_080;
 /// New connections a second by each of four ways, 200 in all.
 const NEW: u32 = 50;
@@ -26,6 +27,17 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[test]
 fn no_connection_is_lost_on_a_tour_through_the_modes() {
     tour(&["ebpf", "nftables", "iptables", "ebpf"]);
+}
+
+mod long {
+    use super::{ROUNDS, tour};
+
+    /// From each mode to each other one.
+    #[test]
+    fn no_connection_is_lost_in_five_rounds_of_all_changes_of_mode() {
+        let round = ["ebpf", "nftables", "iptables", "ebpf", "iptables", "nftables"];
+        tour(&[&round.repeat(ROUNDS)[..], &["ebpf"]].concat());
+    }
 }
 
 /// On a kernel that has IPVS.
@@ -59,12 +71,18 @@ fn tour(modes: &[&str]) {
     let loads = loads(&node, &client, &outside, &alone.pod);
     all_go_on(&loads);
     let mut before = *first;
-    for mode in others {
+    for (n, mode) in others.iter().enumerate() {
         node.stop_proxy();
+        let log = node.log().len();
         start(&mut node, mode);
         all_go_on(&loads);
-        left_alone(&node, before);
+        left_alone(&node, before, log);
         all_go_on(&loads);
+        for (way, load) in loads.iter().enumerate() {
+            let failures = load.tally().failures;
+            let change = format!("way {way}, by change {n} from {before} to {mode}");
+            assert_eq!(failures, BTreeMap::new(), "{change}\n{}", node.log());
+        }
         before = mode;
     }
     for load in loads {
@@ -84,8 +102,9 @@ fn start(node: &mut Node, mode: &str) {
     node.start_proxy_with(&[&format!("--proxy-mode={mode}")]);
 }
 
-/// Waits until no new connection comes through what a mode has left, or nothing of it is there.
-fn left_alone(node: &Node, mode: &str) {
+/// Waits until no new connection comes through what a mode has left, or nothing of it is there. What
+/// this start has logged begins at `log`.
+fn left_alone(node: &Node, mode: &str, log: usize) {
     let is_left_alone = || match mode {
         "nftables" => ["ip", "ip6"].iter().all(|family| {
             let tables = listed(node, "nft", "list ruleset");
@@ -98,7 +117,10 @@ fn left_alone(node: &Node, mode: &str) {
         "ipvs" => ["iptables-save", "ip6tables-save"]
             .iter()
             .all(|program| !listed(node, program, "").contains("-j KUBE-IPVS-SERVICES")),
-        _ => node.log().contains("the mode ebpf leaves new connections alone"),
+        _ => {
+            let log = node.log().split_off(log);
+            log.contains("the mode ebpf leaves new connections alone")
+        }
     };
     eventually("new connections are left to the next mode", is_left_alone);
 }

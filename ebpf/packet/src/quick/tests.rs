@@ -8,6 +8,7 @@ use abi::addr::Addr;
 use abi::flow::{Record, Seen, Tuple, half};
 
 use crate::decide::{self, Verdict};
+use crate::flow;
 use crate::memory::{Frame, Memory, Services};
 use crate::packet::Packet as _;
 use crate::parse::{Parsed, TCP, parse, tcp};
@@ -165,4 +166,36 @@ fn the_end_of_a_connection_is_noted_in_its_record_at_once() {
     // From here on every packet is counted in the record.
     wholly(&memory, tcp::ACK);
     assert_eq!(counted(&memory), (4, 160));
+}
+
+#[test]
+fn a_port_that_another_connection_gave_away_leads_to_the_one_that_took_it() {
+    let memory = Memory::new(Nothing);
+    memory.now.set(100);
+    let node = addr([10, 0, 0, 9]);
+    let masqueraded = |sent: &Tuple, forward, reply| Record {
+        endpoint: addr(ENDPOINT),
+        endpoint_port: 8080u16.to_be(),
+        client_port: sent.src_port,
+        snat: node,
+        snat_port: 60_000u16.to_be(),
+        forward,
+        reply,
+        seen: 100,
+        ..Record::default()
+    };
+    let ended = half::OPEN | half::CONFIRMED | half::FIN;
+    memory.add_new(&sent(), |record| *record = masqueraded(&sent(), ended, ended));
+    let live = memory.flow(Stage::New, &sent()).unwrap();
+    let name = live.returning(&sent(), &node, 60_000u16.to_be());
+    memory.establish(live, &sent());
+
+    let another = Tuple { src_port: 40_001u16.to_be(), ..sent() };
+    assert!(!memory.claim(Stage::New, &name, &another, false), "its endpoint may remember it");
+    memory.now.set(200);
+    assert!(memory.claim(Stage::New, &name, &another, false));
+    memory.add_new(&another, |record| *record = masqueraded(&another, half::OPEN, 0));
+    let mut key = name;
+    let found = flow::by_name(&memory, &name, &mut key).unwrap();
+    assert_eq!((found.stage, key), (Stage::New, another));
 }

@@ -21,14 +21,48 @@ pub(super) struct NodeMaps {
     netns: u64,
     /// The flags of [`Node`] that the command line gives.
     flags: u64,
+    /// [`Node::LEAVES_NEW`], which outlives a process.
+    leaves_new: bool,
     /// What was written last.
     written: Option<(Node, BTreeMap<Prefix, u32>)>,
 }
 
 impl NodeMaps {
     /// For the node whose network namespace bears that cookie.
-    pub(super) const fn new(netns: u64, flags: u64) -> Self {
-        Self { netns, flags, written: None }
+    pub(super) fn adopt(
+        dataplane: &mut Dataplane,
+        netns: u64,
+        flags: u64,
+    ) -> Result<Self, OpenError> {
+        let failed = |source| OpenError::Map { name: "NODE", source };
+        let held = dataplane.node()?.get(&0, 0).map_err(failed)?;
+        // Nobody was in charge of maps that nobody wrote.
+        let leaves_new = held.netns == 0 || held.flags & Node::LEAVES_NEW != 0;
+        Ok(Self { netns, flags, leaves_new, written: None })
+    }
+
+    /// Whether new connections are left to others.
+    pub(super) const fn leaves_new(&self) -> bool {
+        self.leaves_new
+    }
+
+    /// Leaves new connections to others from now on, or leads them.
+    pub(super) fn leave_new(
+        &mut self,
+        dataplane: &mut Dataplane,
+        leaves_new: bool,
+    ) -> Result<(), OpenError> {
+        let failed = |source| OpenError::Map { name: "NODE", source };
+        let mut map = dataplane.node()?;
+        let mut node = map.get(&0, 0).map_err(failed)?;
+        node.flags &= !Node::LEAVES_NEW;
+        node.flags |= flag(leaves_new);
+        map.set(0, node, 0).map_err(failed)?;
+        self.leaves_new = leaves_new;
+        if let Some((written, _)) = &mut self.written {
+            written.flags = node.flags;
+        }
+        Ok(())
     }
 
     /// Makes the maps say what the settings say. Says whether they said something else.
@@ -38,7 +72,7 @@ impl NodeMaps {
         settings: &Settings,
     ) -> Result<bool, ApplyError> {
         let ranges = encode::prefixes(settings);
-        let node = encode::node(settings, self.netns, self.flags);
+        let node = encode::node(settings, self.netns, self.flags | flag(self.leaves_new));
         self.written = None;
         let prefixes = write_prefixes(dataplane, &ranges)?;
         let written = write_node(dataplane, node)?;
@@ -62,6 +96,10 @@ impl NodeMaps {
             .map_err(|source| OpenError::Map { name: "PREFIXES", source })?;
         Ok(held == *prefixes)
     }
+}
+
+const fn flag(leaves_new: bool) -> u64 {
+    if leaves_new { Node::LEAVES_NEW } else { 0 }
 }
 
 fn write_node(dataplane: &mut Dataplane, node: Node) -> Result<bool, ApplyError> {

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use abi::flow::Record;
+use abi::flow::{Record, Tuple};
+use load::MapError;
 use load::devices::{Devices, Port};
 use load::flows::{Flows, Lifetimes};
 use load::pinned::Tables;
@@ -105,6 +106,16 @@ impl Packets {
         let (devices, _) = self.in_charge.as_ref()?;
         let there: Vec<u32> = lost.into_iter().filter(|index| devices.serves(*index)).collect();
         (!there.is_empty()).then(|| format!("the programs at the devices {there:?}"))
+    }
+
+    /// Leaves these connections to netfilter, unless they were opened here meanwhile. Says how many.
+    pub(super) fn leave(&mut self, flows: &[(Tuple, Record)]) -> Result<usize, MapError> {
+        let Some((_, known)) = &mut self.in_charge else { return Ok(0) };
+        let mut n = 0;
+        for (sent, record) in flows {
+            n += usize::from(known.add(sent, *record)?);
+        }
+        Ok(n)
     }
 
     /// Removes connections that have ended.
