@@ -13,13 +13,15 @@ use tests::cluster::{Cluster, Node, answered_by, endpoints, eventually};
 const NODE_PORT: u16 = 30_053;
 
 #[test]
-fn a_udp_flow_stays_with_nftables_when_ebpf_takes_over() {
-    stays_with("nftables");
-}
-
-#[test]
 fn a_udp_flow_stays_with_iptables_when_ebpf_takes_over() {
     stays_with("iptables");
+}
+
+mod long {
+    #[test]
+    fn a_udp_flow_stays_with_nftables_when_ebpf_takes_over() {
+        super::stays_with("nftables");
+    }
 }
 
 fn stays_with(mode: &str) {
