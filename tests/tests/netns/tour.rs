@@ -14,10 +14,11 @@ use sandbox::manifest::{Endpoint, Service};
 use sandbox::traffic::{Load, Protocol, Until};
 use sandbox::{Pod, hello};
 use tests::cluster::{Cluster, Node, endpoints, eventually};
+use tests::pace::Pace;
 
 const ROUNDS: usize = 5;
 const NODE_PORT: u16 = 30_080;
-/// New connections a second by each of four ways, 200 in all.
+/// New connections a second by each of four ways, 200 in all, on a machine of today.
 const NEW: u32 = 50;
 /// Connections that are held by each of four ways, 100 in all.
 const HELD: u32 = 25;
@@ -137,12 +138,13 @@ fn has_files(dir: &Path) -> bool {
 
 /// At the socket, through packets, to itself, and over IPv6.
 fn loads(node: &Node, client: &Pod, outside: &Node, alone: &Pod) -> Vec<Client> {
-    let fairlead = node.fairlead();
+    let (fairlead, pace) = (node.fairlead(), Pace::of_this_machine());
     let mut loads = Vec::new();
     for (protocol, rate) in [(Protocol::Tcp, NEW), (Protocol::TcpKept, HELD)] {
         let load = |target: &str| {
             let target = target.parse().unwrap();
-            Load { target, protocol, rate, until: Until::Told, timeout: PATIENCE }
+            let (rate, timeout) = (pace.rate(rate), pace.time(PATIENCE));
+            Load { target, protocol, rate, until: Until::Told, timeout }
         };
         loads.push(fairlead.client(client, &load("10.96.0.10:80")).unwrap());
         loads.push(fairlead.client(client, &load("[fd00:10:96::a]:80")).unwrap());
@@ -155,8 +157,8 @@ fn loads(node: &Node, client: &Pod, outside: &Node, alone: &Pod) -> Vec<Client> 
 
 /// Waits until everybody has sent for two more seconds.
 fn all_go_on(loads: &[Client]) {
-    let goals: Vec<_> =
-        loads.iter().map(|load| load.tally().requests + 2 * u64::from(HELD)).collect();
+    let more = 2 * u64::from(Pace::of_this_machine().rate(HELD));
+    let goals: Vec<_> = loads.iter().map(|load| load.tally().requests + more).collect();
     for (load, goal) in loads.iter().zip(goals) {
         eventually("requests are sent and end", || load.tally().requests >= goal);
     }
