@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use abi::flow::{Name, Record, Seen, Tuple, half};
+use abi::flow::{Name, Record, Seen, Tuple, flag, half};
 use aya::maps::{HashMap, MapData, MapError};
 use nix::time::{ClockId, clock_gettime};
 
@@ -196,7 +196,10 @@ fn is_over(sent: &Tuple, record: &Record, now: u32, lifetimes: &Lifetimes) -> bo
     } else {
         lifetimes.established
     };
-    u64::from(now.saturating_sub(record.seen)) > lifetime.as_secs()
+    let unseen = u64::from(now.saturating_sub(record.seen));
+    // What is left to netfilter ends well before netfilter has forgotten it.
+    let sooner = if record.flags & flag::NETFILTER == 0 { 1 } else { 2 };
+    unseen > lifetime.as_secs() / sooner
 }
 
 /// The clock that the programs read.

@@ -2,7 +2,7 @@
 
 use abi::addr::Addr;
 use abi::counter::Counter;
-use abi::flow::{SNAT_FIRST, SNAT_MASK, Seen, Tuple, flag, half};
+use abi::flow::{SNAT_FIRST, SNAT_MASK, Seen, Tuple, flag};
 
 use crate::decide::Verdict;
 use crate::live::Live;
@@ -55,21 +55,10 @@ pub fn by_name(tables: &impl Tables, name: &Tuple, sent: &mut Tuple) -> Option<F
 pub fn is_over(tables: &impl Tables, found: Found, parsed: &Parsed) -> bool {
     let live = found.live;
     if parsed.protocol == UDP {
-        if live.has(flag::NETFILTER) && is_forgotten(tables, live) {
-            return true;
-        }
         // One word of the slot tells, as long as nothing has changed.
         return tables.generation(live.slot()) != live.generation() && !tables.still_serves(live);
     }
     opens(parsed) && (live.is_closed() || !tables.still_serves(live))
-}
-
-/// Whether netfilter may have forgotten a UDP flow: a little earlier than it does by itself.
-#[inline(always)]
-fn is_forgotten(tables: &impl Tables, live: Live) -> bool {
-    let patience = if live.reply() & half::OPEN == 0 { 25 } else { 110 };
-    // Whoever entered it reads a clock that is ahead of this one by up to a tick.
-    tables.seconds().saturating_sub(live.seen()) > patience
 }
 
 /// Whether the packet asks for a connection.

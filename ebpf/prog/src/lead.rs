@@ -178,12 +178,18 @@ fn source(client: &Addr, device: u32) -> Source {
 
 /// The flags of [`Node`].
 #[inline(always)]
-pub(crate) fn node_flags() -> u64 {
+fn node_flags() -> u64 {
     match NODE.get_ptr(0) {
         // SAFETY: the verifier checked the pointer; one aligned word.
         Some(node) => unsafe { (&raw const (*node).flags).read_volatile() },
         None => 0,
     }
+}
+
+/// Whether new connections are led; not in place, lest its key be on the stack of whoever asks.
+#[inline(never)]
+pub(crate) fn leads() -> bool {
+    node_flags() & Node::LEAVES_NEW == 0
 }
 
 /// Whether an address behind a device is a pod's of this node.

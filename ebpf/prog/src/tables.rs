@@ -8,7 +8,6 @@ use abi::counter::Counter;
 use abi::endpoint::Head;
 use abi::filter;
 use abi::flow::{FragmentKey, Held, HeldKey, Name, Ports, Record, Tuple};
-use abi::node::Node;
 use abi::slot::SERVING;
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_coarse_ns};
@@ -84,7 +83,7 @@ impl Tables for Kernel {
 
     #[inline(always)]
     fn leads(&self) -> bool {
-        lead::node_flags() & Node::LEAVES_NEW == 0
+        lead::leads()
     }
 
     #[inline(always)]
