@@ -2,6 +2,7 @@
 
 mod cleanup;
 mod client;
+mod cni;
 mod control;
 mod demo;
 mod dig;
@@ -56,6 +57,8 @@ enum Command {
     #[command(hide = true)]
     Client(client::Args),
     #[command(hide = true)]
+    Cni(cni::Args),
+    #[command(hide = true)]
     PodProcess(pod_process::Args),
 }
 
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         Command::LoadGenerator(args) => loadtest::generate(args),
         Command::Hello(args) => hello::run(args),
         Command::Client(args) => client::run(args),
+        Command::Cni(args) => cni::run(&args),
         Command::PodProcess(args) => pod_process::run(args),
     };
     match done {

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use ::node::RuntimeChoice;
 use anyhow::Context;
 use model::source::kube::{Connection, KubeConfig};
 use nix::ifaddrs::getifaddrs;
@@ -29,6 +30,14 @@ pub(crate) struct PodArgs {
     /// What runs them.
     #[arg(long, value_enum, default_value_t = Runtime::Process, requires = "run_pods")]
     runtime: Runtime,
+    /// Where containerd listens, for --runtime=containerd.
+    #[arg(
+        long,
+        value_name = "SOCKET",
+        default_value = "unix:///run/containerd/containerd.sock",
+        requires = "run_pods"
+    )]
+    container_runtime_endpoint: String,
     /// Where pods, their volumes and logs are kept.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/fairlead/pods")]
     root_dir: PathBuf,
@@ -108,15 +117,26 @@ impl PodArgs {
         if self.node_ip.is_empty() { own_addresses() } else { Ok(self.node_ip.clone()) }
     }
 
+    fn runtime(&self) -> anyhow::Result<RuntimeChoice> {
+        let endpoint = &self.container_runtime_endpoint;
+        Ok(match self.runtime {
+            Runtime::Process => RuntimeChoice::Process,
+            Runtime::Containerd => {
+                let socket = endpoint.strip_prefix("unix://").unwrap_or(endpoint);
+                anyhow::ensure!(
+                    socket.starts_with('/'),
+                    "--container-runtime-endpoint={endpoint}: write unix:///PATH"
+                );
+                RuntimeChoice::Containerd(socket.into())
+            }
+        })
+    }
+
     fn config(&self, place: &Place<'_>) -> anyhow::Result<::node::Config> {
         let &Place { source, node_name, cgroup, domain, ref names } = place;
         anyhow::ensure!(
             source.objects.is_none(),
             "--run-pods needs an API server, and --objects names a folder: use --kubeconfig"
-        );
-        anyhow::ensure!(
-            self.runtime == Runtime::Process,
-            "--runtime=containerd: this build runs pods as processes only; leave it out"
         );
         anyhow::ensure!(
             nix::unistd::geteuid().is_root(),
@@ -139,6 +159,7 @@ impl PodArgs {
             node_name: node_name.to_owned(),
             listen: self.agent_listen.unwrap_or_else(|| (first, 10250).into()),
             addresses,
+            runtime: self.runtime()?,
             pod_cidrs: self.pod_cidr.iter().map(parse).collect::<anyhow::Result<_>>()?,
             root: self.root_dir.clone(),
             cgroup: cgroup.to_owned(),

@@ -4,13 +4,14 @@
 //! where their packets come from, and [`actor`] what sends and receives real ones; [`hostile`] takes objects that nobody should have let in. Benches
 //! compare: `loadtest::ratio` says how, [`cycles`] is what is timed, [`cpu`] what it took, [`population`] makes many Services and
 //! [`synthetic`] the model of them, [`binary`] finds what was built.
-//! [`pods`] are a companion with its nodes; [`namespaces`] are many, with sockets in each; [`relay`] is a way that can be cut, [`pace`] how fast
+//! [`pods`] are a companion with its nodes, [`containerd`] what their pods may run in; [`namespaces`] are many, with sockets in each; [`relay`] is a way that can be cut, [`pace`] how fast
 //! things happen.
 
 pub mod actor;
 pub mod binary;
 pub mod case;
 pub mod cluster;
+pub mod containerd;
 pub mod cpu;
 pub mod crowd;
 pub mod cycles;

@@ -13,6 +13,8 @@ use std::time::Duration;
 use sandbox::{Node, Process, Sandbox, wait};
 use serde_json::Value;
 
+use crate::containerd::{self, Containerd};
+
 /// How long anything may take on a busy machine.
 pub const SOON: Duration = Duration::from_secs(120);
 
@@ -36,6 +38,8 @@ pub struct Cluster {
 struct Agent {
     node: Node,
     process: Option<Process>,
+    /// What runs its pods, if it does not do so itself.
+    containerd: Option<Containerd>,
 }
 
 impl Cluster {
@@ -76,7 +80,7 @@ impl Cluster {
             .spawn()
             .unwrap();
         assert!(wait::until(SOON, || kubeconfig.exists()), "the companion does not start");
-        let agents = vec![Agent { node: node.clone(), process: None }];
+        let agents = vec![Agent { node: node.clone(), process: None, containerd: None }];
         Self { kubectl, agents, _control: control, node, dir, sandbox, ranges: &[] }
     }
 
@@ -84,7 +88,7 @@ impl Cluster {
     pub fn join(&mut self, name: &str) {
         if !self.agents.iter().any(|agent| agent.node.name() == name) {
             let node = self.sandbox.node(name).unwrap();
-            self.agents.push(Agent { node, process: None });
+            self.agents.push(Agent { node, process: None, containerd: None });
         }
         self.start_agent_of(name);
         let idx = self.idx(name);
@@ -113,11 +117,17 @@ impl Cluster {
         let idx = self.idx(name);
         let log = fs::File::options().append(true).create(true).open(self.log()).unwrap();
         let file = |what: &str| self.dir.path().join(format!("{what}-{name}"));
+        let agent = &mut self.agents[idx];
+        if containerd::is_wanted() && agent.containerd.is_none() {
+            agent.containerd = Some(Containerd::start(&agent.node, &file("containerd")));
+        }
+        let runtime = agent.containerd.as_ref().map(Containerd::flags).unwrap_or_default();
         let node = &self.agents[idx].node;
         let process = node
             .command(crate::binary::fairlead())
             .args(["node", "--run-pods", "--hostname-override", name])
             .args(self.ranges)
+            .args(runtime)
             // Pods on the node's network want port 8080.
             .args(["--health-address=", "--ready-address=", "--metrics-address="])
             .arg("--cgroup")

@@ -17,6 +17,9 @@ pub(crate) struct Test {
     /// under qemu, as `cargo xtask vm` does
     #[arg(long, conflicts_with = "unprivileged")]
     all: bool,
+    /// Instead of everything else: the pods' tests once more, in containerd; installs it
+    #[arg(long, conflicts_with_all = ["unprivileged", "all"])]
+    containerd: bool,
 }
 
 impl Test {
@@ -29,8 +32,17 @@ impl Test {
             );
         }
         setup::run(workspace, Need::Test)?;
+        if self.containerd {
+            setup::run(workspace, Need::Image)?;
+        }
         build::objects(workspace)?;
         binaries(workspace)?;
+        if self.containerd {
+            for line in nextest(workspace, "pods-containerd")? {
+                eprintln!("{line}");
+            }
+            return Ok(());
+        }
         doctests(workspace)?;
         if self.all {
             Vm::default().run(workspace)?;

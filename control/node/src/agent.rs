@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::Cluster;
 use crate::cluster_dns;
+use crate::containerd::{Containerd, Where};
 use crate::names::ClusterDns;
 use crate::network::{Network, NetworkError};
 use crate::process::Processes;
@@ -25,6 +26,15 @@ use crate::registration::{RegisterError, Registration};
 use crate::runtime::{FoundPod, Runtime, RuntimeError};
 use crate::server::{self, ListenError};
 use crate::worker::{Asked, Node, Worker};
+
+/// What runs pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RuntimeChoice {
+    /// Processes in namespaces.
+    Process,
+    /// containerd, by the socket it listens on.
+    Containerd(PathBuf),
+}
 
 /// What an agent is to be.
 #[derive(Clone, Debug)]
@@ -35,6 +45,8 @@ pub struct Config {
     pub addresses: Vec<IpAddr>,
     /// Where pods' addresses come from; if empty, the Node object says.
     pub pod_cidrs: Vec<IpNet>,
+    /// What runs pods.
+    pub runtime: RuntimeChoice,
     /// Where everything is kept.
     pub root: PathBuf,
     /// The cgroup v2 directory above every pod.
@@ -130,13 +142,12 @@ async fn serve(
     let listener = server::listen(config.listen).await?;
     registration.port = listener.local_addr().map(|address| address.port()).unwrap_or_default();
     let ranges = registration.register().await?;
-    let (root, above, name) =
-        (config.root.clone(), config.cgroup.clone(), config.node_name.clone());
+    let asked = config.clone();
     let opened = tokio::task::spawn_blocking(move || -> Result<_, RunError> {
         let network = Arc::new(Network::open(ranges)?);
-        let runtime = Processes::open(&root, &above, &name, Arc::clone(&network))?;
+        let runtime = open(&asked, Arc::clone(&network))?;
         let found = runtime.list()?;
-        Ok((network, Arc::new(runtime) as Arc<dyn Runtime>, found))
+        Ok((network, runtime, found))
     });
     let died = |error: tokio::task::JoinError| RunError::Runtime(error.to_string());
     let (network, runtime, found) = opened.await.map_err(died)??;
@@ -165,6 +176,16 @@ async fn serve(
         () = cluster_dns::keep(cluster, &config.names), if !config.names.is_empty() => Ok(()),
         () = server::serve(listener, Arc::clone(&node), known, key) => Ok(()),
     }
+}
+
+fn open(config: &Config, network: Arc<Network>) -> Result<Arc<dyn Runtime>, RuntimeError> {
+    let (root, above, node) = (&config.root, &config.cgroup, config.node_name.as_str());
+    Ok(match &config.runtime {
+        RuntimeChoice::Process => Arc::new(Processes::open(root, above, node, network)?),
+        RuntimeChoice::Containerd(socket) => {
+            Arc::new(Containerd::open(Where { socket, root, above, node }, network)?)
+        }
+    })
 }
 
 /// The pods of this node, by namespace and name.

@@ -9,16 +9,21 @@
 //! ```
 //!
 //! Read in this order: `life` (what becomes of a pod), `worker` (who sees to it), [`agent`],
-//! `runtime` (what a runtime does), `process` (the one that needs nothing installed). The rest
-//! prepares containers: `environment`, `volumes`, `names`, `network`, `prepare`; asks after them:
+//! `runtime` (what a runtime does), `process` (the one that needs nothing installed), `containerd`.
+//! The rest prepares containers: `environment`, `volumes`, `names`, `network`, `prepare`; asks after them:
 //! `probe`; and answers for them: `server`, `registration`, `routes`, `cluster_dns`.
 
 #![forbid(unsafe_code)]
 
 pub mod agent;
 mod api;
+mod built_in;
+mod cgroups;
 mod cluster_dns;
+mod containerd;
 mod environment;
+mod identity;
+mod image_name;
 mod life;
 mod log;
 mod names;
@@ -34,5 +39,6 @@ mod server;
 mod volumes;
 mod worker;
 
-pub use agent::{Config, RunError, run};
+pub use agent::{Config, RunError, RuntimeChoice, run};
+pub use containerd::cni::answer as answer_cni;
 pub use process::entry::{Role, enter};

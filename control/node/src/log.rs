@@ -10,7 +10,7 @@ use jiff::Timestamp;
 /// A longer line is written in parts, as containerd does.
 const MAX_PART: usize = 16 * 1024;
 /// A log that grows beyond this is set aside, as upstream's default has it …
-const MAX_SIZE: u64 = 10 << 20;
+pub(crate) const MAX_SIZE: u64 = 10 << 20;
 /// … and so many are kept, with the newest.
 const MAX_FILES: u32 = 5;
 
@@ -63,16 +63,21 @@ impl Log {
     }
 
     fn rotate(&mut self) -> io::Result<()> {
-        for n in (1..MAX_FILES - 1).rev() {
-            let (old, older) = (rotated(&self.path, n), rotated(&self.path, n + 1));
-            if old.exists() {
-                fs::rename(old, older)?;
-            }
-        }
-        fs::rename(&self.path, rotated(&self.path, 1))?;
+        set_aside(&self.path)?;
         *self = Self::open(&self.path)?;
         Ok(())
     }
+}
+
+/// Puts a log beside those before it, of which the oldest goes.
+pub(crate) fn set_aside(path: &Path) -> io::Result<()> {
+    for n in (1..MAX_FILES - 1).rev() {
+        let (old, older) = (rotated(path, n), rotated(path, n + 1));
+        if old.exists() {
+            fs::rename(old, older)?;
+        }
+    }
+    fs::rename(path, rotated(path, 1))
 }
 
 fn rotated(path: &Path, n: u32) -> PathBuf {

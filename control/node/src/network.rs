@@ -14,7 +14,7 @@ use sandbox::netns::Netns;
 /// The bridge that a node's pods meet on.
 const BRIDGE: &str = "fairlead0";
 /// The pod's end of its link.
-const LINK: &str = "eth0";
+pub(crate) const LINK: &str = "eth0";
 
 /// Addresses need no probing, and a busy client may use a port again after a second.
 const POD_SYSCTLS: [(&str, &str); 3] = [
@@ -62,19 +62,36 @@ impl Network {
         Ok(Self { host, ranges, taken: Mutex::default() })
     }
 
+    /// The network that another process has made and gives addresses of.
+    pub(crate) fn of_another(ranges: Vec<IpNet>) -> Result<Self, NetworkError> {
+        let host = Netns::open(Path::new("/proc/self/ns/net"))?;
+        Ok(Self { host, ranges, taken: Mutex::default() })
+    }
+
+    /// Where pods' addresses come from.
+    pub(crate) fn ranges(&self) -> &[IpNet] {
+        &self.ranges
+    }
+
     /// Gives a pod a link and addresses, the first range's first.
     pub(crate) fn connect(&self, uid: &str, namespace: &Path) -> Result<Vec<IpAddr>, NetworkError> {
-        let pod = Netns::open(namespace)?;
-        pod.set_sysctls(&POD_SYSCTLS)?;
         let addresses = self.allocate()?;
-        let linked = self.link(uid, &pod, &addresses);
+        let linked = self.link(uid, namespace, &addresses);
         if linked.is_err() {
             self.release(&addresses);
         }
         linked.map(|()| addresses)
     }
 
-    fn link(&self, uid: &str, pod: &Netns, addresses: &[IpAddr]) -> Result<(), NetworkError> {
+    /// Gives a pod a link with these addresses, one a range.
+    pub(crate) fn link(
+        &self,
+        uid: &str,
+        namespace: &Path,
+        addresses: &[IpAddr],
+    ) -> Result<(), NetworkError> {
+        let pod = &Netns::open(namespace)?;
+        pod.set_sysctls(&POD_SYSCTLS)?;
         let port = port(uid);
         link::configure(&self.host, async |links| {
             links.veth(&port, Peer { name: LINK, netns: pod }, Some(BRIDGE)).await
@@ -112,7 +129,8 @@ impl Network {
         }
     }
 
-    fn allocate(&self) -> Result<Vec<IpAddr>, NetworkError> {
+    /// Takes addresses that nobody has, one a range.
+    pub(crate) fn allocate(&self) -> Result<Vec<IpAddr>, NetworkError> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let mut addresses = Vec::new();
         for range in &self.ranges {
@@ -173,7 +191,7 @@ fn set_up_bridge(host: &Netns, ranges: &[IpNet]) -> Result<(), NetworkError> {
 }
 
 /// The node's own address among its pods': the first.
-fn gateway(range: &IpNet) -> Option<IpAddr> {
+pub(crate) fn gateway(range: &IpNet) -> Option<IpAddr> {
     range.hosts().next()
 }
 

@@ -3,11 +3,9 @@
 //!
 //! Read [`entry`] for the processes, `files` for what is kept about them.
 
-mod cgroups;
 pub(crate) mod entry;
 mod exec;
 pub(crate) mod files;
-mod identity;
 mod image;
 mod init;
 mod pause;
@@ -28,19 +26,23 @@ use futures::future::BoxFuture;
 use jiff::Timestamp;
 use nix::sys::stat::Mode;
 use rustix::process::Signal;
+use tokio::io::AsyncReadExt;
 
+use crate::cgroups::Cgroups;
+use crate::identity::Identity;
 use crate::network::Network;
 use crate::runtime::{
     ContainerId, ContainerSpec, Ended, Exec, Found, FoundPod, FoundState, ImageError, Limits,
-    Runtime, RuntimeError, Sandbox, SandboxSpec, Session,
+    Runtime, RuntimeError, Said, Sandbox, SandboxSpec, Session,
 };
-use cgroups::Cgroups;
 use files::{Files, Launch, Started};
-use identity::Identity;
 use image::Image;
 
 /// The leaf in which a pod's shims and its pause process are.
 const OVERHEAD: &str = "fairlead";
+
+/// As much of each of a command's outputs as is kept.
+const MAX_SAID: u64 = 10 * 1024;
 
 /// Pods as processes.
 #[derive(Debug)]
@@ -354,6 +356,16 @@ impl Runtime for Processes {
         }
     }
 
+    fn run(
+        &self,
+        id: &ContainerId,
+        command: &[String],
+    ) -> BoxFuture<'static, Result<Said, RuntimeError>> {
+        let exec = Exec { command: command.to_vec(), stdin: false, tty: false };
+        let session = self.exec(id, &exec);
+        async move { hear(session?).await.map_err(RuntimeError::at("run a command")) }.boxed()
+    }
+
     fn exec(&self, id: &ContainerId, exec: &Exec) -> Result<Session, RuntimeError> {
         let at = || RuntimeError::at("run a command in a container");
         let mut command = own("exec", &self.files.container(id));
@@ -387,6 +399,20 @@ impl Runtime for Processes {
     fn input(&self, id: &ContainerId) -> PathBuf {
         self.files.container(id).join("stdin")
     }
+}
+
+/// What a command says, a little of it, and how it ends.
+async fn hear(mut session: Session) -> io::Result<Said> {
+    let mut text = Vec::new();
+    if let (Some(out), Some(err)) = (session.child.stdout.take(), session.child.stderr.take()) {
+        let mut more = Vec::new();
+        let (mut out, mut err) = (out.take(MAX_SAID), err.take(MAX_SAID));
+        let (a, b) = tokio::join!(out.read_to_end(&mut text), err.read_to_end(&mut more));
+        a.and(b)?;
+        text.extend(more);
+    }
+    let status = session.child.wait().await?;
+    Ok(Said { exit_code: status.code().unwrap_or(137), text })
 }
 
 /// A new terminal: the side that we hold, and the side that a program has.

@@ -5,12 +5,14 @@ use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
+use http::Uri;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// One attempt of one container.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) struct ContainerId {
     pub(crate) pod_uid: String,
     pub(crate) name: String,
@@ -35,6 +37,12 @@ pub(crate) struct SandboxSpec {
     pub(crate) host_ipc: bool,
     /// Processes at once in the whole pod.
     pub(crate) max_pids: u64,
+    /// Whether a container of it may do everything.
+    #[serde(default)]
+    pub(crate) privileged: bool,
+    /// The directory of its containers' logs.
+    #[serde(default)]
+    pub(crate) logs: PathBuf,
 }
 
 /// A sandbox that is there.
@@ -179,10 +187,35 @@ pub(crate) struct Session {
     pub(crate) terminal: Option<std::os::fd::OwnedFd>,
 }
 
-/// Runs pods. Calls may block, and are made on threads that may.
+/// What a command came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Said {
+    pub(crate) exit_code: i32,
+    /// Standard output, then standard error.
+    pub(crate) text: Vec<u8>,
+}
+
+/// What a client wants to speak with, and over which streams.
+#[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "the streams, each there or not")]
+pub(crate) struct Conversation {
+    /// A command to start, or else what the container runs anyway.
+    pub(crate) command: Option<Vec<String>>,
+    pub(crate) stdin: bool,
+    pub(crate) stdout: bool,
+    pub(crate) stderr: bool,
+    pub(crate) tty: bool,
+}
+
+/// Runs pods. Calls that give no future may block, and are made on threads that may.
 pub(crate) trait Runtime: Send + Sync + std::fmt::Debug {
     /// Its name, as in a container's id.
     fn name(&self) -> &'static str;
+
+    /// A container as a status names it.
+    fn url(&self, id: &ContainerId) -> String {
+        id.url(self.name())
+    }
 
     /// Its version, as a node's status says it.
     fn version(&self) -> String;
@@ -220,6 +253,22 @@ pub(crate) trait Runtime: Send + Sync + std::fmt::Debug {
 
     /// Removes an ended container's traces, but for its log.
     fn remove(&self, id: &ContainerId) -> Result<(), RuntimeError>;
+
+    /// Runs a command in a running container, to its end or until nobody waits for it.
+    fn run(
+        &self,
+        id: &ContainerId,
+        command: &[String],
+    ) -> BoxFuture<'static, Result<Said, RuntimeError>>;
+
+    /// Where the runtime itself serves a conversation; nowhere, if that is the agent's to do.
+    fn conversation(
+        &self,
+        _id: &ContainerId,
+        _wanted: &Conversation,
+    ) -> BoxFuture<'static, Result<Option<Uri>, RuntimeError>> {
+        std::future::ready(Ok(None)).boxed()
+    }
 
     /// Starts a command in a running container; to be called on the runtime's own threads.
     fn exec(&self, id: &ContainerId, exec: &Exec) -> Result<Session, RuntimeError>;

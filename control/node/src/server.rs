@@ -1,6 +1,7 @@
 //! The node's own HTTP server: logs, and commands in containers, for the API server alone.
 
 mod command;
+mod elsewhere;
 mod forward;
 mod logs;
 mod spdy;

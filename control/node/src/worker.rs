@@ -169,7 +169,7 @@ impl Worker {
                 seen.last = Some(before.clone());
             }
             seen.attempt = one.id.attempt;
-            seen.container_id = one.id.url(self.node.runtime.name());
+            seen.container_id = self.node.runtime.url(&one.id);
             seen.state = match one.state {
                 FoundState::Ended(ended) => State::Ended(ended),
                 FoundState::Running { since } => State::Running { since },
@@ -455,14 +455,13 @@ impl Worker {
     }
 
     fn learn_start(&mut self, name: &str, attempt: u32, outcome: Result<Begun, NotStarted>) {
-        let runtime = self.node.runtime.name();
-        let id = self.node.id(&self.pod, name, attempt);
+        let url = self.node.runtime.url(&self.node.id(&self.pod, name, attempt));
         let Some(seen) = self.known.containers.get_mut(name) else { return };
         match outcome {
             Ok(begun) => {
                 self.failures.remove(name);
                 seen.image_id = begun.image_id;
-                seen.container_id = id.url(runtime);
+                seen.container_id = url;
                 match begun.state {
                     FoundState::Running { since } => {
                         seen.state = State::Running { since };

@@ -6,19 +6,27 @@ use std::path::{Path, PathBuf};
 
 use tests::pods::{Cluster, is_ready, kubectl};
 
-/// The ids of the containers' first processes.
+/// The ids of the containers' first processes, whichever runtime's cgroups they are in.
 fn programs(cluster: &Cluster) -> BTreeSet<String> {
     let cgroup = cluster.node.cgroup().to_owned();
     let mut found = BTreeSet::new();
     let pods = fs::read_dir(cgroup).unwrap().flatten();
     for agent in pods.filter(|one| one.file_name().to_string_lossy().starts_with("fairlead-")) {
         for pod in fs::read_dir(agent.path()).unwrap().flatten() {
-            let procs = pod.path().join("hello/cgroup.procs");
-            let text = fs::read_to_string(procs).unwrap_or_default();
-            found.extend(text.lines().map(ToOwned::to_owned));
+            let Ok(containers) = fs::read_dir(pod.path()) else { continue };
+            for container in containers.flatten() {
+                let procs = container.path().join("cgroup.procs");
+                let text = fs::read_to_string(procs).unwrap_or_default();
+                found.extend(text.lines().filter(|id| says_hello(id)).map(ToOwned::to_owned));
+            }
         }
     }
     found
+}
+
+fn says_hello(process: &str) -> bool {
+    let line = fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+    line == b"/fairlead\0hello\0"
 }
 
 #[test]

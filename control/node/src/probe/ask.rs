@@ -12,11 +12,10 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use nix::errno::Errno;
-use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 use super::Target;
-use crate::runtime::{ContainerId, Exec, Runtime};
+use crate::runtime::{ContainerId, Runtime};
 
 /// As much of an answer as is looked at or told.
 const MAX_ANSWER: usize = 10 * 1024;
@@ -144,18 +143,9 @@ pub(crate) async fn command(
     exec: &ExecAction,
 ) -> Result<(), String> {
     let command = exec.command.clone().unwrap_or_default();
-    let exec = Exec { command, stdin: false, tty: false };
-    let mut session = runtime.exec(id, &exec).map_err(|error| error.to_string())?;
-    let mut said = Vec::new();
-    if let (Some(out), Some(err)) = (session.child.stdout.take(), session.child.stderr.take()) {
-        let mut more = Vec::new();
-        let (mut out, mut err) = (out.take(MAX_ANSWER as u64), err.take(MAX_ANSWER as u64));
-        let (a, b) = tokio::join!(out.read_to_end(&mut said), err.read_to_end(&mut more));
-        a.and(b).map_err(|error| error.to_string())?;
-        said.extend(more);
-    }
-    let status = session.child.wait().await.map_err(|error| error.to_string())?;
-    if status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&said).trim_end().into()) }
+    let said = runtime.run(id, &command).await.map_err(|error| error.to_string())?;
+    let text = said.text.get(..MAX_ANSWER).unwrap_or(&said.text);
+    if said.exit_code == 0 { Ok(()) } else { Err(String::from_utf8_lossy(text).trim_end().into()) }
 }
 
 /// Asks by gRPC's health protocol.

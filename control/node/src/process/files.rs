@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::identity::Identity;
+use crate::identity::Identity;
 use crate::runtime::{ContainerId, ContainerSpec};
 
 /// The files of one node's pods.

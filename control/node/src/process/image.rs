@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::files::Root;
+use crate::built_in;
+use crate::image_name::{is_reference, split_tag};
 use crate::runtime::ImageError;
 
 /// What an image is: a root, and what to run by default.
@@ -14,21 +16,12 @@ pub(super) struct Image {
     pub(super) id: String,
 }
 
-/// The images that are this program.
-const BUILT_IN: [(&str, &[&str], &[&str]); 3] = [
-    ("fairlead/hello", &["/fairlead", "hello"], &[]),
-    ("fairlead/pause", &["/fairlead", "pod-process", "idle"], &[]),
-    // A place to ask from: idle, unless told what to run.
-    ("fairlead/client", &[], &["/fairlead", "pod-process", "idle"]),
-];
-
 impl Image {
     /// Finds an image by name: built in, an absolute path, or a directory below `images`.
     pub(super) fn find(name: &str, policy: &str, images: &Path) -> Result<Self, ImageError> {
         let short = name.strip_prefix("docker.io/").unwrap_or(name);
         let (repository, tag) = split_tag(short);
-        let built_in = BUILT_IN.into_iter().find(|(known, ..)| *known == repository);
-        if let Some((known, entrypoint, command)) = built_in {
+        if let Some(known) = built_in::ALL.into_iter().find(|one| one.name == repository) {
             if !matches!(tag, "" | "latest") {
                 return Err(absent(name, "built-in images have the tag latest only"));
             }
@@ -36,9 +29,9 @@ impl Image {
             let version = env!("CARGO_PKG_VERSION");
             return Ok(Self {
                 root: Root::BuiltIn,
-                entrypoint: words(entrypoint),
-                command: words(command),
-                id: format!("{known}@{version}"),
+                entrypoint: words(known.entrypoint),
+                command: words(known.command),
+                id: format!("{}@{version}", known.name),
             });
         }
         let dir = if name.starts_with('/') {
@@ -79,29 +72,6 @@ impl Image {
 
 fn absent(name: &str, why: &str) -> ImageError {
     ImageError::Absent(format!("failed to pull and unpack image {name:?}: not found: {why}"))
-}
-
-fn split_tag(name: &str) -> (&str, &str) {
-    match name.rsplit_once(':') {
-        Some((repository, tag)) if !tag.contains('/') => (repository, tag),
-        _ => (name, ""),
-    }
-}
-
-/// Whether a name could be an image's: a repository in lower case, perhaps a tag.
-fn is_reference(name: &str) -> bool {
-    let (repository, tag) = split_tag(name);
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c);
-    let part = |part: &str| {
-        !part.is_empty()
-            && part != "."
-            && part != ".."
-            && part.chars().all(|c| plain(c) || c == ':')
-    };
-    repository.split('/').all(part)
-        && tag.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
-        && !matches!(tag, "." | "..")
-        && !name.ends_with(':')
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{sethostname, setsid};
 
 use super::files;
-use super::identity::Identity;
+use crate::identity::Identity;
 use crate::runtime::SandboxSpec;
 
 /// The file that names it.

@@ -13,24 +13,13 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::pivot_root;
 
 use super::files::{Launch, Root};
+use crate::built_in::{HOST_DIRS, HOST_FILES, OWN_DIRS, OWN_FILES, PROGRAM, SHARED_DIRS};
 use crate::runtime::Mount;
 
 /// Where the old root is, for a moment.
 const OLD: &str = "/.host";
 
-/// What of the host's a built-in image sees, to look around with: programs, and what they need.
-const HOST_DIRS: [&str; 8] = [
-    "/bin",
-    "/sbin",
-    "/lib",
-    "/lib64",
-    "/usr",
-    "/etc/ssl",
-    "/etc/alternatives",
-    "/etc/ca-certificates",
-];
-const HOST_FILES: [&str; 4] =
-    ["/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/services", "/etc/protocols"];
+/// The devices that every container has.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 /// Files of `/proc` that tell or do more than a container may.
 const MASKED: [&str; 5] =
@@ -109,10 +98,10 @@ fn escaped(path: &Path) -> String {
 
 /// A root of little: this program, the host's programs, and the files that everybody expects.
 fn fill_built_in(own: &Path) -> io::Result<()> {
-    for dir in ["/etc", "/proc", "/dev", "/sys", "/run", "/var/tmp", "/tmp", "/root"] {
+    for dir in OWN_DIRS {
         fs::create_dir_all(dir)?;
     }
-    for dir in ["/tmp", "/var/tmp"] {
+    for dir in SHARED_DIRS {
         fs::set_permissions(dir, fs::Permissions::from_mode(0o1777))?;
     }
     for dir in HOST_DIRS.into_iter().map(Path::new) {
@@ -128,13 +117,10 @@ fn fill_built_in(own: &Path) -> io::Result<()> {
             fs::copy(below_old(file), file)?;
         }
     }
-    fs::write(
-        "/etc/passwd",
-        "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n",
-    )?;
-    fs::write("/etc/group", "root:x:0:\nnogroup:x:65534:\n")?;
-    fs::write("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n")?;
-    bind(&below_old(own), Path::new("/fairlead"), true)
+    for (file, text) in OWN_FILES {
+        fs::write(file, text)?;
+    }
+    bind(&below_old(own), Path::new(PROGRAM), true)
 }
 
 fn mount_system(privileged: bool) -> io::Result<()> {

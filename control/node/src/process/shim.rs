@@ -14,7 +14,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::setsid;
 
 use super::files::{self, Launch, Started};
-use super::identity::Identity;
+use crate::identity::Identity;
 use crate::log::{Log, Stream};
 use crate::runtime::Ended;
 

@@ -16,8 +16,8 @@ use tokio::sync::mpsc;
 use super::spdy::{Sender, Stream};
 use super::upgrade::Protocols;
 use super::websocket::Within;
-use super::{Asked, Body, logs, say, upgrade};
-use crate::runtime::{ContainerId, Exec, Session};
+use super::{Asked, Body, elsewhere, logs, say, upgrade};
+use crate::runtime::{ContainerId, Conversation, Exec, Session};
 use crate::worker::Node;
 
 /// The protocols of streams, the newest first; they differ in what is asked for here by nothing
@@ -46,6 +46,11 @@ pub(super) async fn exec(
             "you must specify at least 1 command for the container",
         );
     }
+    match node.runtime.conversation(&id, &conversation(asked, Some(&command))).await {
+        Ok(None) => {}
+        Ok(Some(uri)) => return elsewhere::answer(&asked.sessions, request, &uri).await,
+        Err(error) => return say(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
     let exec = Exec { command, stdin: asked.is_true("stdin"), tty: asked.is_true("tty") };
     let (node, expected) = (Arc::clone(node), expected(asked));
     upgrade::accept(&asked.sessions, request, protocols(&expected), move |streams| async move {
@@ -65,6 +70,11 @@ pub(super) async fn attach(
     request: Request<Incoming>,
 ) -> Response<Body> {
     let Some(id) = running(node, asked) else { return not_running(asked) };
+    match node.runtime.conversation(&id, &conversation(asked, None)).await {
+        Ok(None) => {}
+        Ok(Some(uri)) => return elsewhere::answer(&asked.sessions, request, &uri).await,
+        Err(error) => return say(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
     let input = node.runtime.input(&id);
     let (said, lines) = mpsc::channel(64);
     let log = logs::follow(node, asked, id.attempt, said);
@@ -109,6 +119,18 @@ fn running(node: &Node, asked: &Asked) -> Option<ContainerId> {
     one.state.as_ref()?.running.as_ref()?;
     let attempt = u32::try_from(one.restart_count).ok()?;
     Some(node.id(&asked.pod, &asked.container, attempt))
+}
+
+/// What a client asks for, as a runtime is asked in turn.
+fn conversation(asked: &Asked, command: Option<&[String]>) -> Conversation {
+    let tty = asked.is_true("tty");
+    Conversation {
+        command: command.map(<[String]>::to_vec),
+        stdin: asked.is_true("stdin"),
+        stdout: asked.is_true("stdout"),
+        stderr: asked.is_true("stderr") && !tty,
+        tty,
+    }
 }
 
 fn not_running(asked: &Asked) -> Response<Body> {

@@ -171,6 +171,8 @@ impl Node {
             host_network: spec.host_network == Some(true),
             host_ipc: spec.host_ipc == Some(true),
             max_pids: self.max_pids,
+            privileged: is_privileged(&spec),
+            logs: self.logs_dir(pod),
         };
         self.blocking(move |runtime| runtime.create_sandbox(&sandbox)).await
     }
@@ -208,7 +210,10 @@ impl Node {
         let about = reference(pod, Some(&container.name));
         let image = container.image.clone().unwrap_or_default();
         let policy = container.image_pull_policy.clone().unwrap_or_default();
-        let found = self.runtime.pull(&image, &policy);
+        let runtime = Arc::clone(&self.runtime);
+        let name = image.clone();
+        let pulling = tokio::task::spawn_blocking(move || runtime.pull(&name, &policy));
+        let found = pulling.await.map_err(NotStarted::runtime)?;
         let image_id = found.map_err(|error| NotStarted::image(&error))?;
         let what = format!("Container image {image:?} already present on machine");
         self.cluster.event(&about, &Happened::well("Pulled", what)).await;
@@ -388,6 +393,12 @@ fn remove_logs(logs: &Path, uid: &str) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a container of a pod may do everything.
+fn is_privileged(spec: &PodSpec) -> bool {
+    let mut all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    all.any(|one| one.security_context.as_ref().and_then(|own| own.privileged) == Some(true))
 }
 
 /// What a pod asks for that this node cannot do: the field, and what to do about it.

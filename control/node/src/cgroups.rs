@@ -18,8 +18,12 @@ const PERIOD: u64 = 100_000;
 #[derive(Clone, Debug)]
 pub(crate) struct Cgroups {
     v2: PathBuf,
-    /// Controller and directory, where a controller is not on v2.
-    v1: Vec<(&'static str, PathBuf)>,
+    /// Where a controller is not on v2.
+    v1: Vec<PathBuf>,
+    /// Where an OCI runtime makes some as well, and leaves them.
+    others: Vec<PathBuf>,
+    /// What the pods' directories are in, from the root of every hierarchy, if it is the same.
+    inside: PathBuf,
 }
 
 impl Cgroups {
@@ -33,11 +37,41 @@ impl Cgroups {
             let mount = Path::new(V1).join(one);
             let inside = own_v1(&own, one)?;
             let dir = mount.join(inside.trim_start_matches('/'));
-            dir.is_dir().then(|| (one, dir.join(&name)))
+            dir.is_dir().then(|| dir.join(&name))
         });
-        let found = Self { v1: v1.collect(), v2: above.join(name) };
+        let (v1, v2) = (v1.collect(), above.join(name));
+        let found = Self { v1, v2, others: Vec::new(), inside: PathBuf::new() };
         found.delegate(above, &available)?;
         Ok(found)
+    }
+
+    /// Finds them as OCI runtimes do, which have one path for every hierarchy.
+    pub(crate) fn find_alike(above: &Path, node: &str) -> io::Result<Self> {
+        let mount = sandbox::cgroup::find_mount().map_err(io::Error::other)?;
+        let inside = above.strip_prefix(&mount).map_err(io::Error::other)?;
+        let inside = Path::new("/").join(inside).join(format!("fairlead-{node}"));
+        let available = fs::read_to_string(above.join("cgroup.controllers"))?;
+        let below = |hierarchy: &Path| hierarchy.join(inside.strip_prefix("/").unwrap_or(&inside));
+        let (mut v1, mut others) = (Vec::new(), Vec::new());
+        for entry in fs::read_dir(V1)? {
+            let hierarchy = entry?.path();
+            let is_limit = |one: &&str| hierarchy.ends_with(one) && !has_word(&available, one);
+            if !hierarchy.join("tasks").exists() {
+                continue;
+            } else if CONTROLLERS.iter().any(is_limit) {
+                v1.push(below(&hierarchy));
+            } else {
+                others.push(below(&hierarchy));
+            }
+        }
+        let found = Self { v1, v2: below(&mount), others, inside: inside.clone() };
+        found.delegate(above, &available)?;
+        Ok(found)
+    }
+
+    /// A pod's cgroup, from the root of every hierarchy.
+    pub(crate) fn parent(&self, uid: &str) -> PathBuf {
+        pod(&self.inside, uid)
     }
 
     /// Lets the cgroups of pods have the v2 controllers.
@@ -52,7 +86,7 @@ impl Cgroups {
     }
 
     fn roots(&self) -> impl Iterator<Item = &Path> {
-        std::iter::once(self.v2.as_path()).chain(self.v1.iter().map(|(_, dir)| dir.as_path()))
+        std::iter::once(self.v2.as_path()).chain(self.v1.iter().map(PathBuf::as_path))
     }
 
     /// Makes a pod's cgroups.
@@ -104,7 +138,7 @@ impl Cgroups {
     /// Kills what runs in a pod, and removes its cgroups.
     pub(crate) fn remove_pod(&self, uid: &str) -> io::Result<()> {
         sandbox::cgroup::kill(&pod(&self.v2, uid))?;
-        for root in self.roots() {
+        for root in self.roots().chain(self.others.iter().map(PathBuf::as_path)) {
             sandbox::cgroup::remove(&pod(root, uid))?;
         }
         Ok(())
