@@ -197,7 +197,7 @@ mod tests {
         let addresses = ["10.244.1.7".parse().unwrap(), "fd00::7".parse().unwrap()];
         let answer = added(&call("ADD"), &asked, &addresses);
         assert_eq!(answer["ips"][0]["address"], "10.244.1.7/24");
-        assert_eq!(answer["ips"][1]["gateway"], "fd00::1");
+        assert_eq!(answer["ips"][1]["gateway"], "fd00::");
         assert_eq!(answer["interfaces"][0]["name"], "eth0");
     }
 

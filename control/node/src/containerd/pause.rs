@@ -85,9 +85,9 @@ mod tests {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
         #[expect(clippy::disallowed_methods, reason = "the program is to be run")]
         let mut child = Command::new(&file).spawn().unwrap();
-        let status = format!("/proc/{}/status", child.id());
-        // 0x4002 are the signals that it blocks.
-        while !fs::read_to_string(&status).unwrap().contains("SigBlk:\t0000000000004002") {
+        let syscall = format!("/proc/{}/syscall", child.id());
+        // SYS_rt_sigtimedwait, before which it has blocked both signals.
+        while !fs::read_to_string(&syscall).unwrap().starts_with("128 ") {
             assert_eq!(child.try_wait().unwrap(), None);
             std::thread::yield_now();
         }
