@@ -17,7 +17,7 @@ mod jobs;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{bail, ensure};
+use anyhow::{Context as _, bail, ensure};
 
 use crate::build;
 use crate::debian::{file_name, unpacked};
@@ -55,6 +55,7 @@ impl Vm {
         let dir = workspace.root().join("target/vm");
         let jobs: Vec<&Job> = JOBS.iter().filter(|job| self.wants(job)).collect();
         build::objects(workspace)?;
+        fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
         let built = Built::build(workspace, &dir, &jobs)?;
         let busybox = unpacked(&dir, "busybox-static")?.join("bin/busybox");
         let mut summary = Vec::new();

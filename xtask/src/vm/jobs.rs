@@ -104,7 +104,7 @@ const XTABLES: &str = "/usr/lib/x86_64-linux-gnu/xtables";
 const NETNS: &[(&str, &str)] = &[("tests", "netns")];
 
 /// All of them, in the order in which they are done.
-pub(super) const JOBS: [Job; 6] = [
+pub(super) const JOBS: [Job; 9] = [
     // How large the programs are, and what verifying them takes.
     Job {
         name: "programs",
@@ -138,7 +138,7 @@ pub(super) const JOBS: [Job; 6] = [
         command: "/bin/deps/netns --test-threads=1 cluster_ip::",
         seconds: 1800,
     },
-    // The core of the case table, by packets alone.
+    // The core of the case table, with all sockets translated, the node's alone, and none.
     Job {
         name: "cases",
         kernels: &KERNELS,
@@ -146,8 +146,45 @@ pub(super) const JOBS: [Job; 6] = [
         tests: &[("tests", "netns_cases")],
         files: &["tests/cases/service"],
         programs: &[],
-        command: "CASE_CORE=1 /bin/deps/netns_cases --test-threads=1 ebpf-packets::",
+        command: "export CASE_CORE=1
+            for mode in ebpf ebpf-host ebpf-packets; do
+                /bin/deps/netns_cases --test-threads=1 $mode:: || exit 1
+            done",
+        seconds: 3600,
+    },
+    // Connections go on while the proxy is killed and endpoints come and go.
+    Job {
+        name: "zero-loss",
+        kernels: &KERNELS,
+        modules: NETWORK,
+        tests: NETNS,
+        files: &[],
+        programs: &[],
+        command: "/bin/deps/netns --test-threads=1 --nocapture \
+            zero_loss::no_connection_is_lost_to_kills_and_flapping_endpoints",
         seconds: 1800,
+    },
+    // Packet programs where devices have no links, and where they have.
+    Job {
+        name: "clsact",
+        kernels: &KERNELS,
+        modules: NETWORK,
+        tests: NETNS,
+        files: &[],
+        programs: &["sh", "ip", "tc"],
+        command: "/bin/deps/netns --test-threads=1 clsact::",
+        seconds: 1200,
+    },
+    // What cannot work is refused, and nothing is left of it.
+    Job {
+        name: "refusal",
+        kernels: &KERNELS,
+        modules: NETWORK,
+        tests: NETNS,
+        files: &[],
+        programs: &["sh", "setpriv"],
+        command: "/bin/deps/netns --test-threads=1 refusal::",
+        seconds: 1200,
     },
     // The cases with real packets in IPVS mode.
     Job {
@@ -158,7 +195,7 @@ pub(super) const JOBS: [Job; 6] = [
         files: &["tests/cases/service", XTABLES],
         programs: NETFILTER,
         command: "CASE_MODE='ipvs=--proxy-mode=ipvs' /bin/deps/netns_cases --test-threads=1 ipvs::",
-        seconds: 3000,
+        seconds: 5400,
     },
     // What the IPVS mode does beside them.
     Job {

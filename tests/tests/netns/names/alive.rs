@@ -95,8 +95,13 @@ impl Pair {
     /// A shell that goes on asking through the C library.
     fn asking(&self, unshare: Launch, log: &str) -> (Process, PathBuf) {
         let log = self.cluster.dir().join(log);
-        let words =
-            format!("while :; do getent ahostsv4 web || echo failed; done >> {}", log.display());
+        let words = format!(
+            "while read -r begin _ < /proc/uptime; do
+                 getent ahostsv4 web || {{ code=$?; read -r end _ < /proc/uptime
+                     echo \"failed with $code, asked from $begin to $end\"; }}
+             done >> {}",
+            log.display()
+        );
         (shell(unshare, &self.resolv_conf, &words).spawn().unwrap(), log)
     }
 }
@@ -148,6 +153,7 @@ fn restarted_upgraded_and_killed() -> [Crowd; 2] {
     let (mut on_node, other_log) = pair.asking(pair.here.node().command("unshare"), "on-node");
     let object = other_ebpf_object();
     let upgraded = ["--ebpf-object", &object];
+    let mut ends = String::new();
     let goes_on = || {
         let before = [&log, &other_log].map(lines);
         eventually("names are asked for", || {
@@ -157,6 +163,7 @@ fn restarted_upgraded_and_killed() -> [Crowd; 2] {
     };
     for (orderly, more) in [(true, &[][..]), (true, &upgraded), (false, &[]), (false, &upgraded)] {
         goes_on();
+        ends += &fs::read_to_string("/proc/uptime").unwrap();
         if orderly {
             pair.here.stop_proxy();
         } else {
@@ -180,7 +187,8 @@ fn restarted_upgraded_and_killed() -> [Crowd; 2] {
     for log in [&log, &other_log] {
         let answers = fs::read_to_string(log).unwrap();
         let other: Vec<&str> = answers.lines().filter(|line| !line.contains(&ip)).collect();
-        assert_eq!(other, Vec::<&str>::new(), "of {}", answers.lines().count());
+        let n = answers.lines().count();
+        assert_eq!(other, Vec::<&str>::new(), "of {n}; the server was ended at\n{ends}");
     }
     crowds
 }
