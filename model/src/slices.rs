@@ -17,7 +17,7 @@ use crate::name::{Family, Protocol};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MergedEndpoints {
     /// For each port name and protocol, the endpoints of both families, ordered by address.
-    pub ports: BTreeMap<(Arc<str>, Protocol), Arc<[MergedEndpoint]>>,
+    pub ports: ByPort,
     /// The endpoints of slices that list no port, as those of a headless Service without ports
     /// are; ordered by address, the port number 0.
     pub portless: Arc<[MergedEndpoint]>,
@@ -38,6 +38,39 @@ impl MergedEndpoints {
             .into_iter()
             .flat_map(|endpoints| endpoints.iter())
             .filter(move |endpoint| Family::of(&endpoint.address.ip()) == family)
+    }
+}
+
+/// What a Service's endpoints are found by: a port's name and protocol.
+pub type PortKey = (Arc<str>, Protocol);
+
+/// Endpoints by port, ordered. Most Services have one port, for which a node of a tree is ten times too large.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ByPort(Box<[(PortKey, Arc<[MergedEndpoint]>)]>);
+
+impl ByPort {
+    /// The endpoints of a port, of both families.
+    pub fn get(&self, key: &PortKey) -> Option<&Arc<[MergedEndpoint]>> {
+        let idx = self.0.binary_search_by(|(other, _)| other.cmp(key)).ok()?;
+        self.0.get(idx).map(|(_, endpoints)| endpoints)
+    }
+
+    /// Every port with its endpoints.
+    pub fn iter(&self) -> impl Iterator<Item = (&PortKey, &Arc<[MergedEndpoint]>)> + Clone {
+        self.0.iter().map(|(key, endpoints)| (key, endpoints))
+    }
+
+    /// The endpoints of every port.
+    pub fn values(&self) -> impl Iterator<Item = &Arc<[MergedEndpoint]>> + Clone {
+        self.0.iter().map(|(_, endpoints)| endpoints)
+    }
+}
+
+impl FromIterator<(PortKey, Arc<[MergedEndpoint]>)> for ByPort {
+    /// Of several with one key the last one counts.
+    fn from_iter<I: IntoIterator<Item = (PortKey, Arc<[MergedEndpoint]>)>>(ports: I) -> Self {
+        let ports: BTreeMap<_, _> = ports.into_iter().collect();
+        Self(ports.into_iter().collect())
     }
 }
 
@@ -71,7 +104,7 @@ pub fn merge<'a>(
     let (mirrored, real): (Vec<_>, Vec<_>) = slices.into_iter().partition(|slice| slice.mirrored);
     let counted = if real.is_empty() { mirrored } else { real };
 
-    let mut ports: BTreeMap<(Arc<str>, Protocol), ByAddress> = BTreeMap::new();
+    let mut ports: BTreeMap<PortKey, ByAddress> = BTreeMap::new();
     let mut portless = ByAddress::new();
     let mut last_change_trigger = None;
     for slice in counted {
@@ -89,7 +122,11 @@ pub fn merge<'a>(
             .into_iter()
             .map(|(port, endpoints)| (port, endpoints.into_values().collect()))
             .collect(),
-        portless: portless.into_values().collect(),
+        // What is empty is everybody's, and takes no room.
+        portless: match portless.is_empty() {
+            true => Arc::default(),
+            false => portless.into_values().collect(),
+        },
         last_change_trigger,
     }
 }

@@ -123,7 +123,7 @@ fn render_service(service: &Service, text: &mut String) {
 }
 
 fn render_endpoints(state: &ServiceState, text: &mut String) {
-    for ((port, protocol), endpoints) in &state.endpoints.ports {
+    for ((port, protocol), endpoints) in state.endpoints.ports.iter() {
         let port = if port.is_empty() { "-" } else { port };
         for endpoint in endpoints.iter() {
             writeln!(text, "  endpoint {port}/{protocol} {}", render_endpoint(endpoint)).unwrap();

@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use imbl::{OrdMap, OrdSet};
+use imbl::OrdMap;
 use model::name::NamespacedName;
 use model::problem::Problem;
 
@@ -49,9 +49,9 @@ pub struct Plan {
     pub settings: Arc<Settings>,
     /// Every frontend that is served, by what a packet is looked up by.
     pub frontends: OrdMap<FrontendKey, Arc<Frontend>>,
-    /// Every address that Services claim, with all who claim it; never an empty set. Its first
+    /// Every address that Services claim, with all who claim it, ordered; never nobody. The first
     /// claim decides what happens at a port that no frontend has.
-    pub addresses: OrdMap<IpAddr, OrdSet<AddressClaim>>,
+    pub addresses: OrdMap<IpAddr, Arc<[AddressClaim]>>,
     /// Health check node ports, by the Service they tell about.
     pub health_checks: OrdMap<NamespacedName, HealthCheck>,
     /// Per Service, what it asks for by itself, whether or not it wins it.
@@ -63,7 +63,7 @@ pub struct Plan {
 impl Plan {
     /// What happens at a port of this address that no frontend has; `None` if no Service has it.
     pub fn undefined(&self, address: &IpAddr) -> Option<Undefined> {
-        self.addresses.get(address).and_then(OrdSet::get_min).map(|claim| claim.undefined)
+        self.addresses.get(address)?.first().map(|claim| claim.undefined)
     }
 
     /// Everything that was left out, ordered.

@@ -1,9 +1,7 @@
 //! What a cluster costs in memory: the model and the names together, by the octet.
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dns::config::Options;
 use dns::zone::{Origin, ZoneView};
@@ -12,38 +10,10 @@ use model::endpoint::{Conditions, Endpoint, EndpointPort, EndpointSlice};
 use model::name::{Family, NamespacedName, Protocol};
 use model::parse::Names;
 use model::service::{Service, ServicePort, ServiceType, TrafficPolicy};
-
-/// Counts what is allocated, now and at most.
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-fn count(size: usize) {
-    let live = LIVE.fetch_add(size, Ordering::Relaxed) + size;
-    PEAK.fetch_max(live, Ordering::Relaxed);
-}
-
-#[expect(unsafe_code, reason = "an allocator is unsafe to be; this one passes every call on")]
-// SAFETY: every call goes to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size());
-        // SAFETY: the caller's promise about `layout`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise that `pointer` came from here with `layout`.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
+use tests::memory::{self, Counting, MIB};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
-
-const MIB: usize = 1 << 20;
 
 fn service(names: &mut Names, namespace: &str, name: &str, ip: Option<IpAddr>) -> Change {
     Change::Service(Arc::new(Service {
@@ -133,14 +103,14 @@ impl Listed {
 
 /// Lists twice. What is held after each, and at most while listing again.
 fn measure(objects: impl Fn(&mut dyn FnMut(Change))) -> [usize; 3] {
-    let before = LIVE.load(Ordering::Relaxed);
-    let held = || LIVE.load(Ordering::Relaxed) - before;
+    let before = memory::live();
+    let held = || memory::live() - before;
     let mut listed = Listed::new();
     listed.list(&objects);
     let first = held();
-    PEAK.store(LIVE.load(Ordering::Relaxed), Ordering::Relaxed);
+    memory::forget_peak();
     listed.list(&objects);
-    let peak = PEAK.load(Ordering::Relaxed) - before;
+    let peak = memory::peak() - before;
     assert!(listed.view.n_services() > 0);
     [first, held(), peak]
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use abi::count::{EndpointCounts, ServiceCounts};
 
-use crate::mapped::MappedWords;
+use crate::mapped::MappedEntries;
 
 const ENDPOINT_WORDS: usize = size_of::<EndpointCounts>() / size_of::<u64>();
 const SERVICE_WORDS: usize = size_of::<ServiceCounts>() / size_of::<u64>();
@@ -14,8 +14,8 @@ const SERVICE_WORDS: usize = size_of::<ServiceCounts>() / size_of::<u64>();
 /// The counts of all endpoints and Service ports, by their ids.
 #[derive(Debug)]
 pub struct Counts {
-    endpoints: MappedWords,
-    services: MappedWords,
+    endpoints: MappedEntries<ENDPOINT_WORDS>,
+    services: MappedEntries<SERVICE_WORDS>,
 }
 
 impl Counts {
@@ -24,8 +24,8 @@ impl Counts {
         (services, n_services): (impl AsFd, u32),
     ) -> io::Result<Self> {
         Ok(Self {
-            endpoints: MappedWords::new(endpoints, n_endpoints as usize * ENDPOINT_WORDS)?,
-            services: MappedWords::new(services, n_services as usize * SERVICE_WORDS)?,
+            endpoints: MappedEntries::new(endpoints, n_endpoints)?,
+            services: MappedEntries::new(services, n_services)?,
         })
     }
 
@@ -91,12 +91,10 @@ impl Counts {
     }
 
     fn endpoint_words(&self, id: u32) -> Option<&[AtomicU64; ENDPOINT_WORDS]> {
-        let first = id as usize * ENDPOINT_WORDS;
-        self.endpoints.words().get(first..first + ENDPOINT_WORDS)?.first_chunk()
+        self.endpoints.get(id)
     }
 
     fn service_words(&self, id: u32) -> Option<&[AtomicU64; SERVICE_WORDS]> {
-        let first = id as usize * SERVICE_WORDS;
-        self.services.words().get(first..first + SERVICE_WORDS)?.first_chunk()
+        self.services.get(id)
     }
 }

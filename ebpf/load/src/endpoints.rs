@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use abi::addr::Addr;
 use abi::endpoint::{Endpoint, Head};
 
-use crate::mapped::MappedWords;
+use crate::mapped::MappedEntries;
 
 /// Words of one `abi::endpoint::Endpoint`.
 const WORDS: usize = size_of::<Endpoint>() / size_of::<u64>();
 
 /// The entries of all sets.
 #[derive(Debug)]
-pub struct Endpoints(MappedWords);
+pub struct Endpoints(MappedEntries<WORDS>);
 
 /// One endpoint of a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,17 +30,25 @@ pub struct Entry {
 
 impl Endpoints {
     pub(crate) fn new(map: impl AsFd, n_endpoints: u32) -> io::Result<Self> {
-        MappedWords::new(map, n_endpoints as usize * WORDS).map(Self)
+        MappedEntries::new(map, n_endpoints).map(Self)
     }
 
     /// How many entries there are.
-    pub fn len(&self) -> u32 {
-        u32::try_from(self.0.words().len() / WORDS).unwrap_or(u32::MAX)
+    pub const fn len(&self) -> u32 {
+        self.0.len()
     }
 
     /// Whether there are none, which no loaded dataplane has.
-    pub fn is_empty(&self) -> bool {
+    pub const fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Makes sure that a range can be written.
+    ///
+    /// # Errors
+    /// It is not in the map, or the kernel does not map it.
+    pub fn reach(&self, base: u32, length: u32) -> io::Result<()> {
+        (base..base.saturating_add(length)).try_for_each(|index| self.0.reach(index).map(drop))
     }
 
     /// Writes a set to its range, which no head shows any more or yet. An entry bears no generation
@@ -77,8 +85,7 @@ impl Endpoints {
     }
 
     fn words(&self, index: u32) -> Option<&[AtomicU64; WORDS]> {
-        let first = index as usize * WORDS;
-        self.0.words().get(first..first + WORDS)?.first_chunk()
+        self.0.get(index)
     }
 }
 

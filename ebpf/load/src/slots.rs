@@ -7,28 +7,36 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use abi::endpoint::Head;
 use abi::slot::{N_HEADS, Rules, SERVING, Slot};
 
-use crate::mapped::MappedWords;
+use crate::mapped::MappedEntries;
 
 /// Words of one [`Slot`].
 const WORDS: usize = size_of::<Slot>() / size_of::<u64>();
 
 /// All slots.
 #[derive(Debug)]
-pub struct Slots(MappedWords);
+pub struct Slots(MappedEntries<WORDS>);
 
 impl Slots {
     pub(crate) fn new(map: impl AsFd, n_slots: u32) -> io::Result<Self> {
-        MappedWords::new(map, n_slots as usize * WORDS).map(Self)
+        MappedEntries::new(map, n_slots).map(Self)
     }
 
     /// How many slots there are.
-    pub fn len(&self) -> u32 {
-        u32::try_from(self.0.words().len() / WORDS).unwrap_or(u32::MAX)
+    pub const fn len(&self) -> u32 {
+        self.0.len()
     }
 
     /// Whether there are none, which no loaded dataplane has.
-    pub fn is_empty(&self) -> bool {
+    pub const fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Makes sure that a slot can be filled.
+    ///
+    /// # Errors
+    /// There is no such slot, or the kernel does not map it.
+    pub fn reach(&self, slot: u32) -> io::Result<()> {
+        self.0.reach(slot).map(drop)
     }
 
     /// What a slot shows; an empty one where there is no such slot.
@@ -68,7 +76,6 @@ impl Slots {
     }
 
     fn words(&self, slot: u32) -> Option<&[AtomicU64; WORDS]> {
-        let first = slot as usize * WORDS;
-        self.0.words().get(first..first + WORDS)?.first_chunk()
+        self.0.get(slot)
     }
 }

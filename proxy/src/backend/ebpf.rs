@@ -44,7 +44,7 @@ use known::Known;
 pub use look::Look;
 use node::NodeMaps;
 pub use packets::Packets;
-use sets::{Members, NoRange, Sets};
+use sets::{Members, NoSet, Sets};
 use slots::Slots;
 
 use crate::backend::{
@@ -383,15 +383,17 @@ impl Opened {
         members: Members<'_>,
         now: Duration,
     ) -> Result<Head, ApplyError> {
-        self.sets.head(&self.dataplane, service, members, now).map_err(|error| {
-            let NoRange { wanted, used, len, resting } = error;
-            no_room(
+        self.sets.head(&self.dataplane, service, members, now).map_err(|error| match error {
+            NoSet::NoRange { wanted, used, len, resting } => no_room(
                 format!(
                     "no room for the {wanted} endpoints of frontend {name}: {used} of {len} are in \
                      use"
                 ),
                 resting,
-            )
+            ),
+            NoSet::Unreachable(error) => {
+                doing(format_args!("cannot write the endpoints of frontend {name}"), &error)
+            }
         })
     }
 
@@ -443,6 +445,10 @@ impl Opened {
                 self.slots.resting(),
             ));
         };
+        if let Err(error) = self.dataplane.slots.reach(slot) {
+            self.slots.rest(slot, now);
+            return Err(doing(format_args!("cannot add frontend {name}"), &error));
+        }
         self.dataplane.slots.fill(slot, content);
         let ranges = frontend.source_ranges.as_deref().unwrap_or_default();
         self.dataplane.filter.mark_service(&key.addr);

@@ -20,6 +20,7 @@ use tracing::{info, warn};
 mod addresses;
 mod fixed;
 mod names;
+mod pending;
 mod read;
 mod rules;
 mod tables;
@@ -176,9 +177,10 @@ impl Iptables {
         let mut written = false;
         let mut result = Ok(());
         for family in self.families() {
-            let text = self.tables.get_mut(*family).render();
-            if !text.is_empty() {
-                result = result.and_then(|()| self.programs(*family).restore(&text));
+            if self.tables.get_mut(*family).prepare() {
+                let tables = self.tables.get(*family);
+                let programs = self.programs(*family);
+                result = result.and_then(|()| programs.restore_by(|pipe| tables.write(pipe)));
                 written = true;
             }
         }
@@ -237,14 +239,12 @@ impl Iptables {
         };
         tables.found(found.held.into_iter().filter(|(key, _)| is_ours(key)).collect());
         tables.remove_all(&asked);
-        let text = tables.render();
+        let removed = match tables.prepare() {
+            true => programs.restore_by(|pipe| tables.write(pipe)),
+            false => Ok(()),
+        };
         tables.commit();
-        if text.is_empty() {
-            return Ok(());
-        }
-        programs
-            .restore(&text)
-            .map_err(|error| RetireError::new("cannot remove the chains KUBE-*", error))
+        removed.map_err(|error| RetireError::new("cannot remove the chains KUBE-*", error))
     }
 
     /// What the kernel can besides the usual.

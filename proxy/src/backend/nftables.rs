@@ -18,6 +18,7 @@ use model::name::Family;
 
 mod element;
 mod generation;
+mod held;
 mod own_dns;
 mod program;
 mod read;
@@ -25,6 +26,7 @@ mod rules;
 mod sets;
 mod table;
 
+use held::Held as Elements;
 pub use own_dns::{OwnDnsRules, OwnDnsRulesError, OwnServer};
 use program::NftError;
 use table::Table;
@@ -83,7 +85,7 @@ impl Nftables {
     pub fn new() -> Self {
         Self {
             tables: ByFamily::from_fn(|family| {
-                Table::adopt(family, HashMap::new(), HashMap::new())
+                Table::adopt(family, Elements::default(), HashMap::new())
             }),
             started: Instant::now(),
             missing: ByFamily { v4: Missing::Table, v6: Missing::Table },
@@ -121,8 +123,8 @@ impl Nftables {
     fn read(&mut self, family: Family) -> Result<(), NftError> {
         let listed = read::table(family)?;
         let (missing, held) = match listed {
-            None => (Missing::Table, HashMap::new()),
-            Some(listed) if !listed.is_ours => (Missing::Schema, HashMap::new()),
+            None => (Missing::Table, Elements::default()),
+            Some(listed) if !listed.is_ours => (Missing::Schema, Elements::default()),
             Some(listed) => {
                 self.active |= listed.is_active;
                 (Missing::Nothing, listed.elements)
@@ -368,12 +370,12 @@ pub fn is_installed() -> bool {
 
 /// Whether `nft` may be used here.
 pub fn is_usable() -> bool {
-    program::list("ip", TABLE).is_ok()
+    program::has("ip", TABLE).is_ok()
 }
 
 /// Whether there is a table of ours.
 pub fn is_there() -> bool {
-    let is_there = |family| matches!(program::list(rules::family_name(family), TABLE), Ok(Some(_)));
+    let is_there = |family| matches!(program::has(rules::family_name(family), TABLE), Ok(true));
     Family::ALL.into_iter().any(is_there)
 }
 

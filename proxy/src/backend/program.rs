@@ -1,7 +1,7 @@
 //! Runs the programs of the backends that are made of such: `nft`, `iptables-restore`.
 
-use std::io::{self, Read, Write};
-use std::process::{Child, Command, Stdio};
+use std::io::{self, BufWriter, Read, Write};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -53,6 +53,17 @@ pub(super) enum ProgramError {
 impl Program {
     /// Runs it with this input; gives what it printed.
     pub(super) fn run(self, args: &[&str], input: &[u8]) -> Result<Vec<u8>, ProgramError> {
+        self.talk(args, |pipe| pipe.write_all(input), read)
+    }
+
+    /// Runs it; gives what is made of what it prints while it prints it. What it is told is written piece by
+    /// piece.
+    pub(super) fn talk<T: Send>(
+        self,
+        args: &[&str],
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+        hear: impl FnOnce(ChildStdout) -> T + Send,
+    ) -> Result<T, ProgramError> {
         #[expect(clippy::disallowed_methods, reason = "these backends run programs")]
         let mut command = Command::new(self.name);
         command.args(args).env("LC_ALL", "C");
@@ -60,24 +71,29 @@ impl Program {
         let run = |source| ProgramError::Run { program: self, source };
         let mut child = command.spawn().map_err(run)?;
         let ended = thread::scope(|scope| {
-            let out = child.stdout.take().map(|pipe| scope.spawn(|| read(pipe)));
+            let out = child.stdout.take().map(|pipe| scope.spawn(|| hear(pipe)));
             let err = child.stderr.take().map(|pipe| scope.spawn(|| read(pipe)));
-            if let Some(mut pipe) = child.stdin.take()
-                && let Err(error) = pipe.write_all(input)
-            {
-                // It ended early; its words say why.
-                tracing::debug!("{} reads no more: {error}", self.name);
+            if let Some(pipe) = child.stdin.take() {
+                let mut pipe = BufWriter::new(pipe);
+                if let Err(error) = write(&mut pipe).and_then(|()| pipe.flush()) {
+                    // It ended early; its words say why.
+                    tracing::debug!("{} reads no more: {error}", self.name);
+                }
+                // What is left to write nobody reads.
+                drop(pipe.into_parts());
             }
             let status = wait(&mut child)?;
-            let text = |reader: Option<thread::ScopedJoinHandle<'_, Vec<u8>>>| {
-                reader.and_then(|reader| reader.join().ok()).unwrap_or_default()
-            };
-            Ok((status, text(out), text(err)))
+            let out = out.and_then(|reader| reader.join().ok());
+            let err = err.and_then(|reader| reader.join().ok()).unwrap_or_default();
+            Ok((status, out, err))
         });
         let (status, out, err) = ended.map_err(run)?;
         let program = self.name;
         match status.and_then(|status| status.code()) {
-            Some(0) => Ok(out),
+            Some(0) => out.ok_or_else(|| ProgramError::Died {
+                program,
+                how: "words that were not heard to their end".to_owned(),
+            }),
             Some(_) => {
                 let words = first_lines(&String::from_utf8_lossy(&err));
                 Err(ProgramError::Refused { program, words })

@@ -1,6 +1,6 @@
 //! The planner: plans Services one at a time and settles who wins what several of them claim.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -159,7 +159,8 @@ impl Planner {
         }
         for (key, frontend) in &new.frontends {
             let claim = Claim { kind: frontend.kind, created: new.created, service: name.clone() };
-            let claims = self.claims.entry(*key).or_default();
+            // Nearly every frontend has one claim; to grow makes room for four.
+            let claims = self.claims.entry(*key).or_insert_with(|| Vec::with_capacity(1));
             let idx = claims.partition_point(|other| *other < claim);
             claims.insert(idx, claim);
         }
@@ -256,8 +257,9 @@ impl Planner {
         let moves = gone.map(|claim| (claim, false)).chain(come.map(|claim| (claim, true)));
         for (&(address, undefined), add) in moves {
             let before = self.plan.undefined(&address);
-            let mut claims = self.plan.addresses.get(&address).cloned().unwrap_or_default();
             let claim = AddressClaim { undefined, service: name.clone() };
+            let known = self.plan.addresses.get(&address).map(|claims| &**claims);
+            let mut claims: BTreeSet<AddressClaim> = known.into_iter().flatten().cloned().collect();
             if add {
                 claims.insert(claim);
             } else {
@@ -266,7 +268,7 @@ impl Planner {
             if claims.is_empty() {
                 self.plan.addresses.remove(&address);
             } else {
-                self.plan.addresses.insert(address, claims);
+                self.plan.addresses.insert(address, claims.into_iter().collect());
             }
             let after = self.plan.undefined(&address);
             if before != after {

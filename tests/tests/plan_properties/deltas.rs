@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use imbl::OrdSet;
 use model::cluster::{Dirty, Snapshot};
 use model::name::{NamespacedName, Protocol};
 use proptest::collection::btree_map;
@@ -197,7 +196,7 @@ fn verdicts(tables: &Tables, snapshot: &Snapshot, packets: &[Packet]) -> Vec<Ver
         addresses: tables
             .addresses
             .iter()
-            .map(|(address, undefined)| (*address, OrdSet::unit(claim(*undefined))))
+            .map(|(address, undefined)| (*address, Arc::from([claim(*undefined)])))
             .collect(),
         ..Plan::default()
     };

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -70,13 +71,13 @@ pub(super) enum Members<'a> {
     Serving(&'a [SocketAddr]),
 }
 
-/// There is no range for that many endpoints.
+/// A set cannot be written.
 #[derive(Debug)]
-pub(super) struct NoRange {
-    pub(super) wanted: u32,
-    pub(super) used: u32,
-    pub(super) len: u32,
-    pub(super) resting: bool,
+pub(super) enum NoSet {
+    /// There is no range for that many endpoints.
+    NoRange { wanted: u32, used: u32, len: u32, resting: bool },
+    /// The kernel does not let the range be written.
+    Unreachable(io::Error),
 }
 
 impl Sets {
@@ -193,20 +194,24 @@ impl Sets {
         service: u32,
         members: Members<'_>,
         now: Duration,
-    ) -> Result<Head, NoRange> {
+    ) -> Result<Head, NoSet> {
         let Some(service) = self.by_id.get_mut(&service) else { return Ok(Head::REJECT) };
         if let Some(set) = service.sets.iter().find(|set| members.stand_at(dataplane, set.head)) {
             return Ok(set.head);
         }
         let length = members.len();
         let Some(base) = self.ranges.claim(length, now) else {
-            return Err(NoRange {
+            return Err(NoSet::NoRange {
                 wanted: length,
                 used: self.ranges.used(),
                 len: self.ranges.len(),
                 resting: self.ranges.resting(),
             });
         };
+        if let Err(error) = dataplane.endpoints.reach(base, length) {
+            self.ranges.rest(base, length, now);
+            return Err(NoSet::Unreachable(error));
+        }
         self.generation =
             if self.generation >= Head::MAX_GENERATION { 1 } else { self.generation + 1 };
         let local = members.iter().any(|(_, local)| local);

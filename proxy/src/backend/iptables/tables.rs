@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::io::{self, Write};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use model::name::{Family, ServicePortName};
 use super::addresses::{self, Addresses};
 use super::fixed::{self, Charge, Extras, is_list};
 use super::names;
+use super::pending::Pending;
 use super::read::{self, Shape};
 use super::rules::{self, Context, Key, Table, Value};
 use crate::plan::{Frontend, FrontendKey, Settings, Undefined};
@@ -26,13 +28,13 @@ pub(super) struct Tables {
     owners: HashMap<FrontendKey, ServicePortName>,
     addresses: Addresses,
     /// What each Service port is made of.
-    made: HashMap<ServicePortName, Vec<Key>>,
+    made: HashMap<ServicePortName, Box<[Key]>>,
     /// What the kernel holds.
     held: HashMap<Key, Digest>,
     /// The addresses that it was found to know last.
     found_addresses: Vec<IpAddr>,
-    /// What the next transaction changes; `None` removes.
-    pending: BTreeMap<Key, Option<Value>>,
+    /// What the next transaction changes.
+    pending: Pending,
     dirty: Dirty,
     undo: Vec<Undo>,
 }
@@ -46,7 +48,7 @@ pub(super) struct Digest {
 }
 
 impl Digest {
-    pub(super) fn of(value: &Value) -> Self {
+    pub(super) fn of(value: &str) -> Self {
         let mut hasher = DefaultHasher::new();
         value.hash(&mut hasher);
         let n_rules = u32::try_from(value.lines().count()).unwrap_or(u32::MAX);
@@ -85,7 +87,7 @@ impl Tables {
             made: HashMap::new(),
             held: HashMap::new(),
             found_addresses: Vec::new(),
-            pending: BTreeMap::new(),
+            pending: Pending::default(),
             dirty: Dirty::default(),
             undo: Vec::new(),
         }
@@ -165,18 +167,25 @@ impl Tables {
         }
     }
 
-    /// The next transaction, in the parts that are each carried out at once; empty if there is
-    /// nothing to change.
-    pub(super) fn render(&mut self) -> String {
+    /// Prepares the next transaction. Says whether there is anything to change.
+    pub(super) fn prepare(&mut self) -> bool {
         self.stage();
-        if self.pending.is_empty() { String::new() } else { Text::new(self).render() }
+        !self.pending.is_empty()
+    }
+
+    /// Writes the transaction that was prepared, in the parts that are each carried out at once.
+    ///
+    /// # Errors
+    /// Whoever reads it reads no more.
+    pub(super) fn write(&self, out: impl Write) -> io::Result<()> {
+        if self.pending.is_empty() { Ok(()) } else { Text::new(self, out).write() }
     }
 
     /// The transaction was carried out.
     pub(super) fn commit(&mut self) {
-        for (key, value) in std::mem::take(&mut self.pending) {
-            match value {
-                Some(value) => self.held.insert(key, Digest::of(&value)),
+        for (key, digest) in std::mem::take(&mut self.pending).into_digests() {
+            match digest {
+                Some(digest) => self.held.insert(key, digest),
                 None => self.held.remove(&key),
             };
         }
@@ -211,8 +220,9 @@ impl Tables {
             Key::Chain(table, chain) => asked.contains(&(*table, Arc::clone(chain))),
             Key::Rule(..) => false,
         };
-        let gone = self.held.keys().filter(|key| !is_asked(key));
-        self.pending = gone.map(|key| (key.clone(), None)).collect();
+        for key in self.held.keys().filter(|key| !is_asked(key)) {
+            self.pending.set(key.clone(), None);
+        }
     }
 
     /// What the kernel holds.
@@ -257,32 +267,38 @@ impl Tables {
                 self.made.insert(port, keys);
             }
             gone.into_iter().for_each(|key| self.set(key, None));
-            made.into_iter().for_each(|(key, value)| self.set(key, Some(value)));
+            made.into_iter().for_each(|(key, value)| self.set(key, Some(&value)));
         }
         for address in dirty.addresses {
             for (key, value) in addresses::around(self.context(), &self.addresses, address) {
-                self.set(key, value);
+                self.set(key, value.as_deref());
             }
         }
     }
 
     fn stage_everything(&mut self) {
-        let mut desired = HashMap::new();
-        desired.extend(fixed::chains(self.context(), self.extras));
-        desired.extend(addresses::all(self.context(), &self.addresses));
-        desired.extend(fixed::jumps(self.charge).into_iter().map(|jump| (jump, Value::default())));
+        self.pending.clear();
+        let mut desired: HashSet<Key> = HashSet::new();
+        let mut shared = fixed::chains(self.context(), self.extras);
+        shared.extend(addresses::all(self.context(), &self.addresses));
+        shared.extend(fixed::jumps(self.charge).into_iter().map(|jump| (jump, Value::default())));
+        for (key, value) in shared {
+            desired.insert(key.clone());
+            self.set(key, Some(&value));
+        }
         let ports: Vec<ServicePortName> = self.ports.keys().cloned().collect();
         self.made.clear();
         for port in ports {
+            // The texts of one Service port at a time: those of all are many times what is kept.
             let made = self.of_port(&port);
-            self.made.insert(port, made.iter().map(|(key, _)| key.clone()).collect());
-            desired.extend(made);
+            let keys: Box<[Key]> = made.iter().map(|(key, _)| key.clone()).collect();
+            desired.extend(keys.iter().cloned());
+            self.made.insert(port, keys);
+            made.into_iter().for_each(|(key, value)| self.set(key, Some(&value)));
         }
-        self.pending.clear();
         let gone: Vec<Key> =
-            self.held.keys().filter(|key| !desired.contains_key(key)).cloned().collect();
+            self.held.keys().filter(|key| !desired.contains(key)).cloned().collect();
         gone.into_iter().for_each(|key| self.set(key, None));
-        desired.into_iter().for_each(|(key, value)| self.set(key, Some(value)));
     }
 
     fn of_port(&mut self, port: &ServicePortName) -> Vec<(Key, Value)> {
@@ -296,21 +312,22 @@ impl Tables {
         rules::of_port(self.context(), port, &frontends)
     }
 
-    fn set(&mut self, key: Key, value: Option<Value>) {
-        if self.held.get(&key).copied() == value.as_ref().map(Digest::of) {
-            self.pending.remove(&key);
+    fn set(&mut self, key: Key, value: Option<&str>) {
+        let digest = value.map(Digest::of);
+        if self.held.get(&key).copied() == digest {
+            self.pending.unset(&key);
         } else {
-            self.pending.insert(key, value);
+            self.pending.set(key, value.zip(digest));
         }
     }
 }
 
 /// A transaction, being written.
-struct Text<'a> {
+struct Text<'a, W> {
     tables: &'a Tables,
     /// Lists that are written anew, with all their rules.
     lists: BTreeMap<(Table, &'a str), Vec<&'a str>>,
-    out: String,
+    out: W,
 }
 
 /// Which changes are written.
@@ -324,10 +341,10 @@ enum Part {
     Whole,
 }
 
-impl<'a> Text<'a> {
-    fn new(tables: &'a Tables) -> Self {
+impl<'a, W: Write> Text<'a, W> {
+    fn new(tables: &'a Tables, out: W) -> Self {
         let mut lists = BTreeMap::new();
-        for (key, value) in &tables.pending {
+        for (key, value) in tables.pending.iter() {
             if let (Key::Chain(table, chain), Some(_)) = (key, value)
                 && is_list(*table, chain)
             {
@@ -335,7 +352,7 @@ impl<'a> Text<'a> {
             }
         }
         if !lists.is_empty() {
-            let stays = |key: &&Key| !matches!(tables.pending.get(*key), Some(None));
+            let stays = |key: &&Key| !tables.pending.removes(key);
             let held = tables.held.keys().filter(stays);
             let fresh = tables.pending.iter().filter(|(_, value)| value.is_some());
             let fresh = fresh.map(|(key, _)| key).filter(|key| !tables.held.contains_key(key));
@@ -347,56 +364,56 @@ impl<'a> Text<'a> {
                 }
             }
         }
-        Self { tables, lists, out: String::new() }
+        Self { tables, lists, out }
     }
 
     /// Refusals are there before the translation goes, and go after it is there: whoever is
     /// translated never meets them.
-    fn render(mut self) -> String {
-        self.section(Table::Mangle, Part::Whole);
-        self.section(Table::Filter, Part::Added);
-        self.section(Table::Nat, Part::Whole);
-        self.section(Table::Filter, Part::Taken);
-        self.out
+    fn write(mut self) -> io::Result<()> {
+        self.section(Table::Mangle, Part::Whole)?;
+        self.section(Table::Filter, Part::Added)?;
+        self.section(Table::Nat, Part::Whole)?;
+        self.section(Table::Filter, Part::Taken)?;
+        self.out.flush()
     }
 
-    fn section(&mut self, table: Table, part: Part) {
-        let changes: Vec<(&'a Key, &'a Option<Value>)> = self
-            .tables
+    fn section(&mut self, table: Table, part: Part) -> io::Result<()> {
+        let tables = self.tables;
+        let changes: Vec<(&'a Key, Option<&'a str>)> = tables
             .pending
             .iter()
             .filter(|(key, value)| self.is_in(key, value.is_some(), table, part))
             .collect();
         if changes.is_empty() {
-            return;
+            return Ok(());
         }
-        self.line(&["*", table.name()]);
+        self.line(&["*", table.name()])?;
         for (key, _) in &changes {
             if let Key::Chain(_, chain) = key {
-                self.line(&[":", chain, " - [0:0]"]);
+                self.line(&[":", chain, " - [0:0]"])?;
             }
         }
         for (key, value) in &changes {
             match (key, value) {
                 (Key::Chain(_, chain), Some(value)) => {
                     for rule in self.lists.remove(&(table, &**chain)).unwrap_or_default() {
-                        self.line(&["-A ", chain, " ", rule]);
+                        self.line(&["-A ", chain, " ", rule])?;
                     }
                     for rule in value.lines() {
-                        self.line(&["-A ", chain, " ", rule]);
+                        self.line(&["-A ", chain, " ", rule])?;
                     }
                 }
-                (Key::Rule(_, chain, rule), None) => self.line(&["-D ", chain, " ", rule]),
-                (Key::Rule(_, chain, rule), Some(_)) => self.line(&["-I ", chain, " ", rule]),
+                (Key::Rule(_, chain, rule), None) => self.line(&["-D ", chain, " ", rule])?,
+                (Key::Rule(_, chain, rule), Some(_)) => self.line(&["-I ", chain, " ", rule])?,
                 (Key::Chain(..), None) => {}
             }
         }
         for (key, value) in &changes {
             if let (Key::Chain(_, chain), None) = (key, value) {
-                self.line(&["-X ", chain]);
+                self.line(&["-X ", chain])?;
             }
         }
-        self.line(&["COMMIT"]);
+        self.line(&["COMMIT"])
     }
 
     fn is_in(&self, key: &Key, is_added: bool, table: Table, part: Part) -> bool {
@@ -423,13 +440,12 @@ impl<'a> Text<'a> {
 
     /// Whether a chain is emptied anyway.
     fn is_rewritten(&self, table: Table, chain: &Arc<str>) -> bool {
-        is_list(table, chain)
-            && self.tables.pending.contains_key(&Key::Chain(table, Arc::clone(chain)))
+        is_list(table, chain) && self.tables.pending.has(&Key::Chain(table, Arc::clone(chain)))
     }
 
-    fn line(&mut self, words: &[&str]) {
-        words.iter().for_each(|word| self.out.push_str(word));
-        self.out.push('\n');
+    fn line(&mut self, words: &[&str]) -> io::Result<()> {
+        words.iter().try_for_each(|word| self.out.write_all(word.as_bytes()))?;
+        self.out.write_all(b"\n")
     }
 }
 

@@ -4,6 +4,7 @@
 //! more rules; else the one on nftables.
 
 use std::fmt;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use iptables::IPTables;
@@ -125,12 +126,23 @@ impl Programs {
     /// What stands in the tables, as `iptables-save` prints it.
     pub(in crate::backend) fn save(self) -> Result<String, ProgramError> {
         let text = self.save.run(&[], &[])?;
-        Ok(String::from_utf8_lossy(&text).into_owned())
+        Ok(String::from_utf8(text).unwrap_or_else(|error| {
+            // Comments are what somebody typed.
+            String::from_utf8_lossy(error.as_bytes()).into_owned()
+        }))
     }
 
     /// Carries out a transaction; each of its tables is changed at once.
     pub(in crate::backend) fn restore(self, text: &str) -> Result<(), ProgramError> {
-        self.restore.run(&["--noflush", "--wait", WAIT], text.as_bytes()).map(drop)
+        self.restore_by(|pipe| pipe.write_all(text.as_bytes()))
+    }
+
+    /// The same, written piece by piece.
+    pub(super) fn restore_by(
+        self,
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<(), ProgramError> {
+        self.restore.talk(&["--noflush", "--wait", WAIT], write, drop)
     }
 
     /// For one rule or chain at a time.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use model::name::ServicePortName;
 
 use super::element::{Key, Value};
+use super::held::Held;
 
 /// The bits of a number that say which set it is.
 pub(super) const SET: u32 = 0xffff_f000;
@@ -25,13 +26,13 @@ pub(super) struct Sets {
     contents: HashMap<u32, Arc<[SocketAddr]>>,
     plain: HashMap<Arc<[SocketAddr]>, u32>,
     /// How many frontends lead to a set.
-    uses: HashMap<u32, usize>,
+    uses: HashMap<u32, u32>,
     /// How often an address is in a set.
-    addresses: HashMap<IpAddr, usize>,
+    addresses: HashMap<IpAddr, u32>,
     /// The numbers of Service ports whose clients stay.
     ports: HashMap<ServicePortName, u32>,
     /// The numbers of endpoints, and how often each is in a set.
-    endpoints: HashMap<SocketAddr, (u32, usize)>,
+    endpoints: HashMap<SocketAddr, (u32, u32)>,
     /// The numbers that endpoints have.
     numbers: HashSet<u32>,
     last_set: u32,
@@ -40,22 +41,19 @@ pub(super) struct Sets {
 
 impl Sets {
     /// The sets that these elements are, and the elements that are none.
-    pub(super) fn adopt(
-        held: &HashMap<Key, Value>,
-        ports: HashMap<ServicePortName, u32>,
-    ) -> (Self, Vec<Key>) {
+    pub(super) fn adopt(held: &Held, ports: HashMap<ServicePortName, u32>) -> (Self, Vec<Key>) {
         let mut sets = Self { ports, ..Self::default() };
         let mut found: HashMap<u32, Vec<(u16, SocketAddr)>> = HashMap::new();
-        for (key, value) in held {
+        for (key, value) in held.iter() {
             let (Key::Endpoint(set, idx) | Key::Choice(set, idx), Value::Number(number)) =
                 (key, value)
             else {
                 continue;
             };
-            if let Some(Value::Socket(socket)) = held.get(&Key::Target(*number)) {
-                found.entry(*set).or_default().push((*idx, *socket));
-                sets.endpoints.entry(*socket).or_insert((*number, 0));
-                sets.numbers.insert(*number);
+            if let Some(Value::Socket(socket)) = held.get(&Key::Target(number)) {
+                found.entry(set).or_default().push((idx, socket));
+                sets.endpoints.entry(socket).or_insert((number, 0));
+                sets.numbers.insert(number);
             }
         }
         for (set, mut endpoints) in found {
@@ -66,11 +64,32 @@ impl Sets {
         }
         sets.endpoints.retain(|_, (_, uses)| *uses > 0);
         sets.numbers = sets.endpoints.values().map(|(number, _)| *number).collect();
-        let ours: HashSet<Key> =
-            sets.contents.keys().flat_map(|set| sets.elements(*set)).map(|(key, _)| key).collect();
-        let strays = held.keys().filter(|key| is_of_set(key) && !ours.contains(*key));
-        let strays = strays.cloned().collect();
+        let members = sets.members();
+        let is_stray = |key: &Key| match key {
+            Key::Endpoint(set, idx) => *set & STICKY != 0 || !sets.has(*set, *idx),
+            Key::Choice(set, idx) => *set & STICKY == 0 || !sets.has(*set, *idx),
+            Key::Member(set, number) => !members.contains(&(*set, *number)),
+            Key::Target(number) => !sets.numbers.contains(number),
+            Key::Hairpin(ip) => !sets.addresses.contains_key(ip),
+            _ => false,
+        };
+        let strays = held.iter().map(|(key, _)| key).filter(is_stray).collect();
         (sets, strays)
+    }
+
+    /// Whether a set has so many endpoints.
+    fn has(&self, set: u32, idx: u16) -> bool {
+        self.contents.get(&set).is_some_and(|endpoints| usize::from(idx) < endpoints.len())
+    }
+
+    /// The endpoints that clients may stay with, by set and number.
+    fn members(&self) -> HashSet<(u32, u32)> {
+        let sticky = self.contents.iter().filter(|(set, _)| *set & STICKY != 0);
+        let of_set = |(set, endpoints): (&u32, &Arc<[SocketAddr]>)| {
+            let numbers = endpoints.iter().filter_map(|at| Some(self.endpoints.get(at)?.0));
+            numbers.map(|number| (*set, number)).collect::<Vec<_>>()
+        };
+        sticky.flat_map(of_set).collect()
     }
 
     /// What is known of Service ports.
@@ -240,16 +259,9 @@ impl Sets {
 }
 
 /// Counts one less; says whether none is left.
-fn less(count: Option<&mut usize>) -> bool {
+fn less(count: Option<&mut u32>) -> bool {
     count.is_some_and(|count| {
         *count = count.saturating_sub(1);
         *count == 0
     })
-}
-
-const fn is_of_set(key: &Key) -> bool {
-    matches!(
-        key,
-        Key::Endpoint(..) | Key::Choice(..) | Key::Member(..) | Key::Target(_) | Key::Hairpin(_)
-    )
 }

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use model::name::{Family, Protocol, ServicePortName};
 
 use super::element::{Key, Value};
+use super::held::Held;
 use super::rules::{Class, KINDS, create, family_name, n_rules};
 use super::sets::{SET, Sets};
 use super::{REST, TABLE};
@@ -27,7 +28,7 @@ const LEAVE: u32 = 2;
 pub(super) struct Table {
     family: Family,
     /// What the kernel holds.
-    held: HashMap<Key, Value>,
+    held: Held,
     /// What the next transaction changes; `None` removes.
     pending: BTreeMap<Key, Option<Value>>,
     /// Chains that the next transaction makes.
@@ -46,24 +47,20 @@ pub(super) struct Table {
 
 impl Table {
     /// A table that holds these elements. `ports` are numbers of Service ports known before.
-    pub(super) fn adopt(
-        family: Family,
-        held: HashMap<Key, Value>,
-        ports: HashMap<ServicePortName, u32>,
-    ) -> Self {
+    pub(super) fn adopt(family: Family, held: Held, ports: HashMap<ServicePortName, u32>) -> Self {
         let (mut sets, strays) = Sets::adopt(&held, ports);
         let mut classes = HashMap::new();
         let mut allowed: HashMap<_, Vec<IpNet>> = HashMap::new();
-        for (key, value) in &held {
+        for (key, value) in held.iter() {
             match (key, value) {
                 (Key::Class(number), Value::Chain(chain)) => {
-                    classes.extend(Class::parse(chain).map(|class| (class, *number)));
+                    classes.extend(Class::parse(&chain).map(|class| (class, number)));
                 }
                 (Key::Frontend(..) | Key::NodePort(..), Value::Number(number)) => {
                     sets.acquire(number & SET);
                 }
                 (Key::Allowed(socket, protocol, range), _) => {
-                    allowed.entry((*socket, *protocol)).or_default().push(*range);
+                    allowed.entry((socket, protocol)).or_default().push(range);
                 }
                 _ => {}
             }
@@ -90,7 +87,7 @@ impl Table {
     }
 
     /// Back to what the kernel holds, or to what it was found to hold.
-    pub(super) fn revert(&mut self, found: Option<HashMap<Key, Value>>) {
+    pub(super) fn revert(&mut self, found: Option<Held>) {
         let held = found.unwrap_or_else(|| std::mem::take(&mut self.held));
         let ports = std::mem::take(&mut self.sets).into_ports();
         *self = Self::adopt(self.family, held, ports);
@@ -98,17 +95,13 @@ impl Table {
 
     /// The frontends that it holds.
     pub(super) fn frontends(&self) -> impl Iterator<Item = FrontendKey> {
-        self.held.keys().filter_map(|key| match key {
-            Key::Frontend(SourceKind::Pod, socket, protocol) => Some(FrontendKey {
-                at: At::Address(socket.ip()),
-                port: socket.port(),
-                protocol: *protocol,
-            }),
-            Key::NodePort(SourceKind::Pod, protocol, port) => Some(FrontendKey {
-                at: At::NodePort(self.family),
-                port: *port,
-                protocol: *protocol,
-            }),
+        self.held.iter().filter_map(|(key, _)| match key {
+            Key::Frontend(SourceKind::Pod, socket, protocol) => {
+                Some(FrontendKey { at: At::Address(socket.ip()), port: socket.port(), protocol })
+            }
+            Key::NodePort(SourceKind::Pod, protocol, port) => {
+                Some(FrontendKey { at: At::NodePort(self.family), port, protocol })
+            }
             _ => None,
         })
     }
@@ -116,8 +109,8 @@ impl Table {
     /// The addresses that it holds, and what happens there.
     pub(super) fn addresses(&self) -> impl Iterator<Item = (IpAddr, Undefined)> {
         self.held.iter().filter_map(|(key, value)| match (key, value) {
-            (Key::Address(ip), Value::Number(LEAVE)) => Some((*ip, Undefined::Leave)),
-            (Key::Address(ip), _) => Some((*ip, Undefined::Reject)),
+            (Key::Address(ip), Value::Number(LEAVE)) => Some((ip, Undefined::Leave)),
+            (Key::Address(ip), _) => Some((ip, Undefined::Reject)),
             _ => None,
         })
     }
@@ -172,7 +165,7 @@ impl Table {
         let mut deleted: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         let mut added: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for (key, value) in &self.pending {
-            if self.held.contains_key(key) {
+            if self.held.has(key) {
                 deleted.entry(key.holder()).or_default().push(key.to_string());
             }
             if let Some(value) = value {
@@ -204,7 +197,7 @@ impl Table {
     }
 
     /// Whether the kernel holds just what it should.
-    pub(super) fn holds(&self, found: &HashMap<Key, Value>) -> bool {
+    pub(super) fn holds(&self, found: &Held) -> bool {
         self.held == *found
     }
 
@@ -216,7 +209,7 @@ impl Table {
 
     /// Whether it holds a frontend.
     pub(super) fn has(&self, key: &FrontendKey) -> bool {
-        self.held.contains_key(&place(SourceKind::Pod, key))
+        self.held.has(&place(SourceKind::Pod, key))
     }
 
     /// What it holds for a frontend, in words.
@@ -238,7 +231,7 @@ impl Table {
             gone.extend(self.sets.forget(set));
         }
         for key in gone {
-            if self.held.contains_key(&key) {
+            if self.held.has(&key) {
                 self.pending.entry(key).or_insert(None);
             }
         }
@@ -298,7 +291,7 @@ impl Table {
     /// Lets a place lead to a set and class, or nowhere.
     fn lead(&mut self, at: Key, number: Option<u32>) -> bool {
         let before = match self.current(&at) {
-            Some(Value::Number(before)) => Some(*before),
+            Some(Value::Number(before)) => Some(before),
             _ => None,
         };
         if before == number {
@@ -343,16 +336,16 @@ impl Table {
         true
     }
 
-    fn current(&self, key: &Key) -> Option<&Value> {
+    fn current(&self, key: &Key) -> Option<Value> {
         match self.pending.get(key) {
-            Some(pending) => pending.as_ref(),
+            Some(pending) => pending.clone(),
             None => self.held.get(key),
         }
     }
 
     /// Says whether it changes anything.
     fn set(&mut self, key: Key, value: Option<Value>) -> bool {
-        if self.current(&key) == value.as_ref() {
+        if self.current(&key) == value {
             return false;
         }
         self.pending.insert(key, value);

@@ -337,8 +337,8 @@ fn no_endpoint_line(port: &Port<'_>, frontend: &Frontend) -> String {
         .state
         .endpoints
         .ports
-        .keys()
-        .map(|(port, protocol)| format!("{:?}/{protocol}", &**port))
+        .iter()
+        .map(|((port, protocol), _)| format!("{:?}/{protocol}", &**port))
         .collect();
     if others.is_empty() {
         format!(
@@ -392,7 +392,7 @@ fn masquerade_line(
 /// A Service's address, at a port that is not the Service's.
 fn undefined_lines(view: &View<'_>, packet: &Packet, undefined: Undefined, why: &mut Vec<String>) {
     let address = packet.destination.ip();
-    for claim in view.plan.addresses.get(&address).into_iter().flatten() {
+    for claim in view.plan.addresses.get(&address).into_iter().flat_map(|claims| claims.iter()) {
         let state = view.snapshot.services.get(&claim.service);
         let service = state.and_then(|state| state.service.as_deref());
         why.push(service.map_or_else(

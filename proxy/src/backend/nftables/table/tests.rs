@@ -35,7 +35,7 @@ fn frontend(endpoints: &[&str], affinity: Option<Duration>) -> Frontend {
 }
 
 fn empty() -> Table {
-    Table::adopt(Family::V4, HashMap::new(), HashMap::new())
+    Table::adopt(Family::V4, Held::default(), HashMap::new())
 }
 
 /// A table with one Service, whose first transaction is done.
@@ -123,7 +123,7 @@ fn a_transaction_that_failed_is_as_if_it_had_not_been_tried() {
 #[test]
 fn half_a_set_that_is_found_is_swept() {
     let stray = Key::Endpoint(0x7000, 1);
-    let held = HashMap::from([(stray, Value::Number(9))]);
+    let held = Held::from_iter([(stray, Value::Number(9))]);
     let mut table = Table::adopt(Family::V4, held, HashMap::new());
     table.put(&key(), &frontend(&["10.0.0.1:80"], None)).unwrap();
     let text = table.render(NOW);
