@@ -67,6 +67,23 @@ fn the_image_routes_in_each_mode_and_its_one_argument_changes_the_mode() {
     scene.cleanup();
 }
 
+#[test]
+fn the_image_has_the_programs_of_every_mode() {
+    let cluster = Cluster::new();
+    let node = cluster.node("node-a");
+    let runtime = Containerd::start(&cluster, &node);
+    for (program, word) in [
+        ("nft", "--version"),
+        ("iptables-nft-restore", "--version"),
+        ("ip6tables-legacy-save", "--version"),
+        // Of its version it asks the kernel, too.
+        ("ipset", "help"),
+    ] {
+        let name = format!("program-{program}");
+        runtime.ctr(&["run", "--rm", "--snapshotter=native", IMAGE, &name, program, word]);
+    }
+}
+
 /// What the steps of the test happen to.
 struct Scene<'s> {
     cluster: &'s Cluster,

@@ -18,9 +18,9 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Where `deploy/` looks for the image once it is imported.
 const NAME: &str = "docker.io/library/fairlead:latest";
 
-/// nft and iptables with the libraries that they need, and the one that a debug build needs besides. The
+/// nft, iptables and ipset with the libraries that they need, and the one that a debug build needs besides. The
 /// binary that is shipped needs none.
-const PROGRAMS: [&str; 18] = [
+const PROGRAMS: [&str; 20] = [
     "nftables",
     "libnftables1",
     "libnftnl11",
@@ -37,6 +37,8 @@ const PROGRAMS: [&str; 18] = [
     "libxtables12",
     "libnetfilter-conntrack3",
     "libnfnetlink0",
+    "ipset",
+    "libipset13",
     "libc6",
     "libgcc-s1",
 ];
