@@ -7,7 +7,7 @@
 //! one lookup, the field that leads on, the counter) and does nothing else. What a walk costs it more than
 //! two connections do is what memory costs; a packet's walk ought to cost no more than that either.
 //!
-//! `cargo xtask bench packet [ROUNDS]`; it says of each step whether it costs 80 ns over nothing at most,
+//! `cargo xtask bench packet [ROUNDS [SERVICES]]`; it says of each step whether it costs 80 ns over nothing at most,
 //! and of each size whether memory explains what it costs more. Intervals are 95 %, by bootstrap over rounds.
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a bench fails loudly")]
@@ -33,6 +33,7 @@ const MOST: f64 = 80.0;
 fn main() {
     let words: Vec<String> = env::args().skip(1).filter(|word| word != "--bench").collect();
     let rounds = words.first().and_then(|word| word.parse().ok()).unwrap_or(31);
+    let only: Option<u32> = words.get(1).and_then(|word| word.parse().ok());
     println!(
         "{rounds} rounds of {PACKETS} packets an arm, medians in ns; hot is over a program that does \
          nothing, more is over hot"
@@ -43,7 +44,7 @@ fn main() {
     );
     println!("|---|---|---|---|---|---|---|---|---|");
     for way in WAYS {
-        for size in SIZES {
+        for size in SIZES.into_iter().filter(|size| only.is_none_or(|only| *size == only)) {
             report(way, size, &measure(way, size, rounds));
         }
     }

@@ -64,6 +64,13 @@ impl Addr {
         a as u64 | (b as u64) << 32
     }
 
+    /// An address of its two halves ([`Addr::high`], [`Addr::low`]).
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the words of a half")]
+    pub const fn from_halves(high: u64, low: u64) -> Self {
+        Self { words: [high as u32, (high >> 32) as u32, low as u32, (low >> 32) as u32] }
+    }
+
     /// The unspecified address of this one's family.
     #[inline(always)]
     #[must_use]

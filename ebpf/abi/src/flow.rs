@@ -115,7 +115,7 @@ impl Tuple {
 
 /// Whether an end stands behind another one in the name of both directions.
 #[inline(always)]
-const fn is_behind(a: &Addr, a_port: u16, b: &Addr, b_port: u16) -> bool {
+pub const fn is_behind(a: &Addr, a_port: u16, b: &Addr, b_port: u16) -> bool {
     if a.low() != b.low() {
         a.low() > b.low()
     } else if a.high() != b.high() {

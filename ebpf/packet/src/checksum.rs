@@ -59,6 +59,23 @@ pub const fn fold16(sum: u32) -> u16 {
     ((once & 0xffff) + (once >> 16)) as u16
 }
 
+/// The sum of the header that a transport checksum covers and no packet has, of the addresses' sum and the
+/// length of what follows them: what stands in the checksum's place while a device has yet to complete it.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "folded until it fits")]
+pub const fn pseudo(addresses: u64, protocol: u8, len: u32) -> u16 {
+    let sum = addresses + wide((protocol as u32).to_be()) + wide(len.to_be());
+    let once = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+    let twice = (once & 0xffff) + (once >> 16);
+    ((twice & 0xffff) + (twice >> 16)) as u16
+}
+
+/// The sum of two addresses, for [`pseudo`].
+#[inline(always)]
+pub fn addresses_sum(src: &Addr, dst: &Addr) -> u64 {
+    wide(address_sum(src)) + wide(address_sum(dst))
+}
+
 #[inline(always)]
 const fn wide(word: u32) -> u64 {
     word as u64
@@ -152,7 +169,12 @@ mod tests {
 
     use std::vec::Vec;
 
-    use super::{fold16, mended, port_difference, sctp_difference, word_difference};
+    use core::net::IpAddr;
+
+    use super::{
+        addresses_sum, fold16, mended, port_difference, pseudo, sctp_difference, word_difference,
+    };
+    use crate::parse::{TCP, UDP};
 
     fn sum(bytes: &[u8]) -> u16 {
         let words = bytes.chunks(2).map(|pair| {
@@ -186,6 +208,32 @@ mod tests {
         bytes[2..4].copy_from_slice(&8080u16.to_be_bytes());
         let new = 8080u16.to_be();
         assert_eq!(mended(before, port_difference(old, new)), sum(&bytes));
+    }
+
+    #[test]
+    fn a_device_that_completes_a_checksum_begins_with_the_sum_of_the_pseudo_header() {
+        for (src, dst) in [
+            ("10.0.0.1", "10.96.0.10"),
+            ("192.0.2.1", "255.255.255.255"),
+            ("fd00::ffff:1", "fd01:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
+        ] {
+            let [src, dst] = [src, dst].map(|text| text.parse::<IpAddr>().unwrap());
+            let addresses = addresses_sum(&src.into(), &dst.into());
+            let mut header = Vec::new();
+            for address in [src, dst] {
+                match address {
+                    IpAddr::V4(address) => header.extend(address.octets()),
+                    IpAddr::V6(address) => header.extend(address.octets()),
+                }
+            }
+            for protocol in [TCP, UDP] {
+                for len in (8..2048_u32).chain([0xfffb, 0xffff, 0x1_00fb]) {
+                    let rest = [u32::from(protocol).to_be_bytes(), len.to_be_bytes()].concat();
+                    let whole = !sum(&[header.as_slice(), &rest].concat());
+                    assert_eq!(pseudo(addresses, protocol, len), whole, "{src} {dst} {len}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -232,6 +232,7 @@ fn to_endpoint<T: Tables>(
     sent: &Tuple,
 ) -> Verdict {
     let live = found.live;
+    let is_first = live.forward_packets() == 0;
     live.note(From::Client, parsed, tables.seconds());
     if live.has(flag::NETFILTER) {
         return Verdict::PASS;
@@ -244,6 +245,9 @@ fn to_endpoint<T: Tables>(
     if found.stage == Stage::New {
         if live.is_proved_by(parsed.protocol, &parsed.segment) {
             tables.establish(live, sent);
+        } else if is_first {
+            // Whoever has opened it has just named it.
+            flow::mark(tables, live, sent);
         } else {
             tables.renew(live, sent);
         }

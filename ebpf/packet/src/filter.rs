@@ -18,12 +18,9 @@ use crate::tables::Tables;
 /// Whether a packet that arrives, with its network header at `l3`, may be one to decide on.
 #[inline(always)]
 pub fn may_arrive(packet: &impl Packet, tables: &impl Tables, l3: u32, ethertype: u16) -> bool {
-    match addresses(packet, l3, ethertype) {
-        Some((src, dst)) => {
-            src.is_loopback() || dst.is_loopback() || tables.may_be_sent_to(&dst, true)
-        }
-        None => true,
-    }
+    is_of_ends(packet, l3, ethertype, |src, dst| {
+        src.is_loopback() || dst.is_loopback() || tables.may_arrive(dst)
+    })
 }
 
 /// The same of one that leaves.
@@ -35,23 +32,27 @@ pub fn may_leave(
     ethertype: u16,
     made_here: bool,
 ) -> bool {
-    match addresses(packet, l3, ethertype) {
-        Some((src, dst)) => {
-            tables.may_be_sent_to(&dst, made_here) || tables.may_be_sent_by(&src, made_here)
-        }
-        None => true,
-    }
+    is_of_ends(packet, l3, ethertype, |src, dst| tables.may_leave(src, dst, made_here))
 }
 
-/// The addresses of a whole TCP or UDP packet without options or extension headers; `None` for any other.
+/// Whether it holds of the ends of a whole TCP or UDP packet without options or extension headers; of
+/// any other packet it does. Each family has its own copy of the question, in which an address is as
+/// long as it is.
 #[inline(always)]
-fn addresses(packet: &impl Packet, l3: u32, ethertype: u16) -> Option<(Addr, Addr)> {
+fn is_of_ends(
+    packet: &impl Packet,
+    l3: u32,
+    ethertype: u16,
+    holds: impl Fn(&Addr, &Addr) -> bool,
+) -> bool {
     if ethertype == 0x0800u16.to_be() {
-        addresses_v4(&packet.load(l3)?)
+        let ends = packet.load(l3).and_then(|header| addresses_v4(&header));
+        ends.is_none_or(|(src, dst)| holds(&src, &dst))
     } else if ethertype == 0x86ddu16.to_be() {
-        addresses_v6(&packet.load(l3)?)
+        let ends = packet.load(l3).and_then(|header| addresses_v6(&header));
+        ends.is_none_or(|(src, dst)| holds(&src, &dst))
     } else {
-        None
+        true
     }
 }
 

@@ -113,13 +113,20 @@ pub fn establish(tables: &impl Tables, live: Live, sent: &Tuple) {
     tables.count(Counter::FlowEstablished);
 }
 
-/// Renews the names of a connection that newer ones may displace: one may be gone without the
-/// record. Whoever opens one comes here before its packet goes on.
+/// Makes packets with a connection's addresses such ones as are decided on. Whoever opens one comes here
+/// before its packet goes on.
 #[inline(always)]
-pub fn renew(tables: &impl Tables, live: Live, sent: &Tuple) {
+pub fn mark(tables: &impl Tables, live: Live, sent: &Tuple) {
     tables.mark(&live.endpoint());
     // Its frontend may go while it lives.
     tables.mark(&sent.dst);
+}
+
+/// Renews the names of a connection that newer ones may displace: one may be gone without the
+/// record.
+#[inline(always)]
+pub fn renew(tables: &impl Tables, live: Live, sent: &Tuple) {
+    mark(tables, live, sent);
     _ = tables.add_name(Stage::New, &live.leaving(sent), sent);
     let port = live.snat_port();
     if port != 0 {
@@ -266,8 +273,8 @@ pub fn claim(tables: &impl Tables, stage: Stage, name: &Tuple, sent: &Tuple, for
         tables.ended(holder.live);
         tables.remove_flow(holder.stage, &key);
     }
-    if stage == Stage::New {
-        // What an established one has left would be found before this.
+    // What an established one has left would be found before this.
+    if stage == Stage::New && tables.named(name).is_some() {
         tables.remove_name(Stage::Established, name);
     }
     match tables.add_name(stage, name, sent) {

@@ -40,3 +40,4 @@ pub mod quick;
 pub mod refuse;
 pub mod rewrite;
 pub mod tables;
+mod words;

@@ -1,9 +1,12 @@
 //! A record where it lies, while others may write to it; and a name.
 
+use core::mem::offset_of;
+
 use abi::addr::Addr;
 use abi::flow::{Name, Record, Seen, Tuple, flag, half, name};
 
 use crate::parse::{Parsed, SCTP, Segment, TCP, tcp};
+use crate::words;
 
 /// A record in a map. Fields are read and written one by one, each whole; two packets of one
 /// connection may do so at once, on two processors.
@@ -20,6 +23,17 @@ pub enum From {
 }
 
 macro_rules! field {
+    ($(#[$doc:meta])* $name:ident: Addr) => {
+        field!($(#[$doc])* $name = $name: Addr);
+    };
+    ($(#[$doc:meta])* $name:ident = $($field:ident).+: Addr) => {
+        $(#[$doc])*
+        #[inline(always)]
+        pub fn $name(self) -> Addr {
+            // SAFETY: valid by the promise of `new`; it begins at a multiple of eight.
+            unsafe { words::read(&raw const (*self.0).$($field).+) }
+        }
+    };
     ($(#[$doc:meta])* $name:ident: $type:ty) => {
         field!($(#[$doc])* $name = $name: $type);
     };
@@ -32,6 +46,18 @@ macro_rules! field {
         }
     };
 }
+
+const _: () = assert!(
+    align_of::<Record>() == 8
+        && offset_of!(Record, endpoint).is_multiple_of(8)
+        && offset_of!(Record, snat).is_multiple_of(8)
+);
+const _: () = assert!(
+    align_of::<Name>() == 8
+        && offset_of!(Name, sent.src).is_multiple_of(8)
+        && offset_of!(Name, sent.dst).is_multiple_of(8)
+        && offset_of!(Name, snat).is_multiple_of(8)
+);
 
 macro_rules! set {
     ($name:ident, $field:ident: $type:ty) => {

@@ -404,12 +404,13 @@ impl<S: Services> Tables for Memory<S> {
         self.held.borrow_mut().remove(key);
     }
 
-    fn may_be_sent_to(&self, address: &Addr, asked: bool) -> bool {
-        self.is_marked(address) || asked && self.services.concerns(address)
+    fn may_arrive(&self, dst: &Addr) -> bool {
+        self.is_marked(dst) || self.services.concerns(dst)
     }
 
-    fn may_be_sent_by(&self, address: &Addr, made_here: bool) -> bool {
-        self.is_marked(address) || made_here && self.services.concerns(address)
+    fn may_leave(&self, src: &Addr, dst: &Addr, made_here: bool) -> bool {
+        let is_asked = |addr| made_here && self.services.concerns(addr);
+        [dst, src].into_iter().any(|addr| self.is_marked(addr) || is_asked(addr))
     }
 
     fn mark(&self, address: &Addr) {

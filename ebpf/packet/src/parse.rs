@@ -3,9 +3,10 @@
 use core::mem::offset_of;
 
 use abi::addr::Addr;
-use abi::flow::{Seen, Tuple};
+use abi::flow::{Seen, Tuple, is_behind};
 
 use crate::packet::Packet;
+use crate::words;
 
 /// TCP's number.
 pub const TCP: u8 = 6;
@@ -131,19 +132,59 @@ const _: () = assert!(align_of::<Parsed>() >= align_of::<Tuple>());
 impl Parsed {
     /// The packet's tuple as it is seen somewhere: a key without a copy.
     #[inline(always)]
-    pub const fn key(&mut self, seen: Seen) -> &Tuple {
-        (self.seen, self.pad) = (seen as u8, 0);
+    pub fn key(&mut self, seen: Seen) -> &Tuple {
+        let (ports, protocol) = ((self.src_port, self.dst_port), self.protocol);
+        let tuple = (&raw mut *self).cast::<Tuple>();
         // SAFETY: it begins with the fields of a tuple, at the same places, as asserted above.
-        unsafe { &*(&raw const *self).cast::<Tuple>() }
+        unsafe { words::write_ports(tuple, ports, protocol, seen as u8) };
+        // SAFETY: as above.
+        unsafe { &*tuple }
     }
 
     /// The name of both directions ([`Seen::Leaving`]): a key that is kept here, for a program has
     /// little stack.
     #[inline(always)]
-    pub const fn name(&mut self) -> &Tuple {
-        let (src, dst) = (&self.src, &self.dst);
-        self.name = Tuple::between(src, self.src_port, dst, self.dst_port, self.protocol);
+    pub fn name(&mut self) -> &Tuple {
+        let (src, dst) = (self.src(), self.dst());
+        let (src_port, dst_port) = (self.src_port, self.dst_port);
+        let src_end = (src.high(), src.low(), src_port);
+        let dst_end = (dst.high(), dst.low(), dst_port);
+        let (first, second) = if is_behind(&src, src_port, &dst, dst_port) {
+            (dst_end, src_end)
+        } else {
+            (src_end, dst_end)
+        };
+        // SAFETY: the address at the start of a tuple.
+        unsafe { words::write(&raw mut self.name.src, first.0, first.1) };
+        // SAFETY: the address behind that.
+        unsafe { words::write(&raw mut self.name.dst, second.0, second.1) };
+        let (ports, seen) = ((first.2, second.2), Seen::Leaving as u8);
+        // SAFETY: a tuple.
+        unsafe { words::write_ports(&raw mut self.name, ports, self.protocol, seen) };
         &self.name
+    }
+
+    /// Where the packet comes from.
+    #[inline(always)]
+    pub fn src(&self) -> Addr {
+        // SAFETY: the address at the start of a tuple.
+        unsafe { words::read(&raw const self.src) }
+    }
+
+    /// Where it goes.
+    #[inline(always)]
+    pub fn dst(&self) -> Addr {
+        // SAFETY: the address behind that.
+        unsafe { words::read(&raw const self.dst) }
+    }
+
+    /// Notes where it comes from and where it goes.
+    #[inline(always)]
+    fn set_ends(&mut self, src: &Addr, dst: &Addr) {
+        // SAFETY: the address at the start of a tuple.
+        unsafe { words::write(&raw mut self.src, src.high(), src.low()) };
+        // SAFETY: the address behind that.
+        unsafe { words::write(&raw mut self.dst, dst.high(), dst.low()) };
     }
 }
 
@@ -242,13 +283,18 @@ fn parse_v4(packet: &impl Packet, l3: u32, len: u32, parsed: &mut Parsed) -> Opt
     parsed.end = l3.wrapping_add(total);
     parsed.v6 = false;
     parsed.protocol = protocol;
-    parsed.src = Addr::from_v4(u32::from_ne_bytes([s0, s1, s2, s3]));
-    parsed.dst = Addr::from_v4(u32::from_ne_bytes([d0, d1, d2, d3]));
+    parsed.set_ends(
+        &Addr::from_v4(u32::from_ne_bytes([s0, s1, s2, s3])),
+        &Addr::from_v4(u32::from_ne_bytes([d0, d1, d2, d3])),
+    );
     parsed.src_port = 0;
     parsed.dst_port = 0;
     parsed.fragment = fragment(offset & 0x1fff, offset & 0x2000 != 0, id);
     parsed.check = u16::from_ne_bytes([check_0, check_1]);
-    parsed.segment = NO_SEGMENT;
+    // Field by field: a whole one would be copied from memory.
+    parsed.segment.flags = NO_SEGMENT.flags;
+    parsed.segment.sequence = NO_SEGMENT.sequence;
+    parsed.segment.acknowledges = NO_SEGMENT.acknowledges;
     parsed.is_unsummed = false;
     Some(())
 }
@@ -291,13 +337,15 @@ fn parse_v6(
     parsed.end = l3.wrapping_add(total);
     parsed.v6 = true;
     parsed.protocol = protocol;
-    parsed.src = src;
-    parsed.dst = dst;
+    parsed.set_ends(&src, &dst);
     parsed.src_port = 0;
     parsed.dst_port = 0;
     parsed.fragment = fragment;
     parsed.check = 0;
-    parsed.segment = NO_SEGMENT;
+    // Field by field: a whole one would be copied from memory.
+    parsed.segment.flags = NO_SEGMENT.flags;
+    parsed.segment.sequence = NO_SEGMENT.sequence;
+    parsed.segment.acknowledges = NO_SEGMENT.acknowledges;
     parsed.is_unsummed = false;
     Some(())
 }

@@ -53,7 +53,7 @@ pub fn leaves<T: Tables>(packet: &mut impl Packet, tables: &T, parsed: &mut Pars
         return Verdict::UNKNOWN;
     }
     let (client, port) = (known.client(), known.client_port());
-    if parsed.src_port == port && same(&parsed.src, &client) {
+    if parsed.src_port == port && same(&parsed.src(), &client) {
         if !known.is_masqueraded() {
             return Verdict::PASS;
         }
@@ -61,7 +61,7 @@ pub fn leaves<T: Tables>(packet: &mut impl Packet, tables: &T, parsed: &mut Pars
     }
     // The end of a connection is noted in its record.
     if parsed.dst_port != port
-        || !same(&parsed.dst, &client)
+        || !same(&parsed.dst(), &client)
         || parsed.protocol == TCP && parsed.segment.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0
     {
         return Verdict::UNKNOWN;

@@ -146,11 +146,10 @@ pub trait Tables: Sized {
     /// Removes a name.
     fn remove_name(&self, stage: Stage, name: &Tuple);
 
-    /// Whether a packet that is sent to an address may be one of ours; `asked` if it may ask for a
-    /// connection.
-    fn may_be_sent_to(&self, address: &Addr, asked: bool) -> bool;
-    /// The same of one that is sent by an address; `made_here` if it was on this node.
-    fn may_be_sent_by(&self, address: &Addr, made_here: bool) -> bool;
+    /// Whether a packet that arrives for an address may be one of ours.
+    fn may_arrive(&self, dst: &Addr) -> bool;
+    /// The same of one that leaves with those addresses; `made_here` if it was on this node.
+    fn may_leave(&self, src: &Addr, dst: &Addr, made_here: bool) -> bool;
     /// Makes packets with an address such ones: a connection in the tables has it.
     fn mark(&self, address: &Addr);
 

@@ -30,6 +30,7 @@ mod lead;
 mod log;
 mod maps;
 mod peer;
+mod plain;
 mod remember;
 mod skb;
 mod steps;

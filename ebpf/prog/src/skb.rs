@@ -14,7 +14,7 @@ use aya_ebpf::helpers::generated::{
     bpf_clone_redirect, bpf_csum_update, bpf_l4_csum_replace, bpf_skb_adjust_room,
     bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
 };
-use packet::checksum::{address_sum, both, fold16, mended};
+use packet::checksum::{self, addresses_sum, both, fold16, mended};
 use packet::decide::Verdict;
 use packet::packet::{Covered, Packet};
 use packet::parse::Parsed;
@@ -22,7 +22,7 @@ use packet::refuse::QUOTED;
 use packet::rewrite::{self, End};
 use packet::tables::Tables;
 
-use crate::steps;
+use crate::{plain, steps};
 
 /// How far the headers of a packet reach that are read and written in place. What lies behind is left
 /// to the kernel's helpers.
@@ -110,10 +110,25 @@ impl Skb {
 /// as far as its headers are not on pages of a driver's. Other packets are told by a verdict.
 pub(crate) struct Hot {
     pub(crate) skb: Skb,
+    /// Where its network header is, if it may be plain; what is done to any other packet is seldom done, and
+    /// a function of its own.
+    plain: Option<u32>,
     /// Of a fragment: its ports were found.
-    pub(crate) has_ports: bool,
-    /// What is done to it is seldom done, and a function of its own.
-    pub(crate) rarely: bool,
+    has_ports: bool,
+}
+
+impl Hot {
+    /// A packet that may be a plain one: TCP or UDP in one piece, without options or extension headers.
+    #[inline(always)]
+    pub(crate) const fn plain(skb: Skb, l3: u32) -> Self {
+        Self { skb, plain: Some(l3), has_ports: false }
+    }
+
+    /// Any other.
+    #[inline(always)]
+    pub(crate) const fn rare(skb: Skb, has_ports: bool) -> Self {
+        Self { skb, plain: None, has_ports }
+    }
 }
 
 /// A fragment whose ports are yet to be found.
@@ -170,7 +185,7 @@ impl Packet for Hot {
             return steps::mend(self.skb, offset, (address, port), optional, parsed.v6);
         };
         let old = u16::from_ne_bytes(old);
-        if optional && old == 0 || fold16(both(u32::from(old), address)) == fold16(pseudo(parsed)) {
+        if optional && old == 0 || fold16(both(u32::from(old), address)) == pseudo(parsed) {
             return steps::mend(self.skb, offset, (address, port), optional, parsed.v6);
         }
         let difference = port.map_or(address, |port| both(address, port));
@@ -212,10 +227,10 @@ impl Packet for Hot {
 
     #[inline(always)]
     fn rewrite(&mut self, parsed: &mut Parsed, end: End, address: &Addr, port: u16) -> Option<()> {
-        if self.rarely {
-            steps::rewrite(self.skb, end, address, port)
-        } else {
-            rewrite::rewrite(self, parsed, end, address, port)
+        match self.plain {
+            Some(l3) if !parsed.v6 => plain::rewrite(self.skb, l3, parsed, end, (address, port)),
+            Some(_) => rewrite::rewrite(self, parsed, end, address, port),
+            None => steps::rewrite(self.skb, end, address, port),
         }
     }
 
@@ -406,23 +421,22 @@ pub(crate) fn mend_slowly(
 
 /// Adds to the sum of the whole packet that the device has made, if it has.
 #[inline(always)]
-fn update_sum(skb: Skb, difference: u32) {
+pub(crate) fn update_sum(skb: Skb, difference: u32) {
     // SAFETY: takes numbers only. It fails where there is no such sum.
     _ = unsafe { bpf_csum_update(skb.0, difference) };
 }
 
-/// The sum of the header that a transport checksum covers and no packet has, as it is now.
+/// What stands in a checksum's place while a device has yet to complete it, as the headers are now.
 #[inline(always)]
-fn pseudo(parsed: &Parsed) -> u32 {
-    let len = parsed.end.wrapping_sub(parsed.l4);
-    let rest = u32::from(parsed.protocol).to_be().wrapping_add(len.to_be());
-    both(both(address_sum(&parsed.src), address_sum(&parsed.dst)), rest)
+fn pseudo(parsed: &Parsed) -> u16 {
+    let addresses = addresses_sum(&parsed.src, &parsed.dst);
+    checksum::pseudo(addresses, parsed.protocol, parsed.end.wrapping_sub(parsed.l4))
 }
 
 /// Reads bytes of a packet, in words as far as they go: they lie at no boundary, which the processor
 /// does not mind, and the compiler would.
 #[inline(always)]
-fn read<const N: usize>(from: *mut u8) -> [u8; N] {
+pub(crate) fn read<const N: usize>(from: *mut u8) -> [u8; N] {
     let mut bytes = [0; N];
     let mut done = 0;
     macro_rules! word {
@@ -457,7 +471,7 @@ fn read<const N: usize>(from: *mut u8) -> [u8; N] {
 
 /// Writes bytes of a packet, as above.
 #[inline(always)]
-fn write<const N: usize>(to: *mut u8, bytes: &[u8; N]) {
+pub(crate) fn write<const N: usize>(to: *mut u8, bytes: &[u8; N]) {
     let mut done = 0;
     macro_rules! word {
         ($type:ty, $store:literal) => {

@@ -139,7 +139,7 @@ step! {
     /// a fragment whose ports are yet to be found.
     fn step_arrives(skb; has_ports; ) {
         let Some(parsed) = scratch() else { return 0 };
-        let mut packet = Hot { skb, has_ports: has_ports != 0, rarely: true };
+        let mut packet = Hot::rare(skb, has_ports != 0);
         decide::arrives_rarely(&mut packet, &Kernel(skb), parsed).0
     }
 }
@@ -148,7 +148,7 @@ step! {
     /// The same of one that leaves.
     fn step_leaves(skb; has_ports; ) {
         let Some(parsed) = scratch() else { return 0 };
-        let mut packet = Hot { skb, has_ports: has_ports != 0, rarely: true };
+        let mut packet = Hot::rare(skb, has_ports != 0);
         decide::leaves_rarely(&mut packet, &Kernel(skb), parsed, skb.is_made_here()).0
     }
 }
@@ -368,29 +368,27 @@ pub(crate) fn mend(
 
 /// Reads the headers where they lie in place, as most do.
 #[inline(always)]
-fn parse_in_place(skb: Skb, l3: u32) -> bool {
-    let Some(parsed) = scratch() else { return false };
-    let packet = Hot { skb, has_ports: false, rarely: false };
-    parse::parse_plain(&packet, l3, skb.ethertype(), parsed).is_some()
+fn parse_in_place(packet: &Hot, l3: u32, parsed: &mut Parsed) -> bool {
+    parse::parse_plain(packet, l3, packet.skb.ethertype(), parsed).is_some()
 }
 
 #[inline(always)]
 pub(crate) fn arrives(skb: Skb, l3: u32) -> Verdict {
-    let packet = Hot { skb, has_ports: false, rarely: false };
+    let mut packet = Hot::plain(skb, l3);
     if !filter::may_arrive(&packet, &Kernel(skb), l3, skb.ethertype()) {
         return Verdict::PASS;
     }
-    if !parse_in_place(skb, l3) && step_parse(skb.0, l3) == 0 {
+    let Some(parsed) = scratch() else { return Verdict::PASS };
+    if !parse_in_place(&packet, l3, parsed) && step_parse(skb.0, l3) == 0 {
         return Verdict::PASS;
     }
-    let Some(parsed) = scratch() else { return Verdict::PASS };
     if dns::may_ask(parsed) {
         match Verdict(step_dns_arrives(skb.0)) {
             Verdict::UNKNOWN => {}
             verdict => return verdict,
         }
     }
-    match quick::arrives(&mut Hot { skb, has_ports: false, rarely: false }, &Kernel(skb), parsed) {
+    match quick::arrives(&mut packet, &Kernel(skb), parsed) {
         Verdict::UNKNOWN => {}
         verdict => return verdict,
     }
@@ -410,22 +408,22 @@ pub(crate) fn arrives(skb: Skb, l3: u32) -> Verdict {
 
 #[inline(always)]
 pub(crate) fn leaves(skb: Skb, l3: u32) -> Verdict {
-    let packet = Hot { skb, has_ports: false, rarely: false };
+    let mut packet = Hot::plain(skb, l3);
     let made_here = skb.is_made_here();
     if !filter::may_leave(&packet, &Kernel(skb), l3, skb.ethertype(), made_here) {
         return Verdict::PASS;
     }
-    if !parse_in_place(skb, l3) && step_parse(skb.0, l3) == 0 {
+    let Some(parsed) = scratch() else { return Verdict::PASS };
+    if !parse_in_place(&packet, l3, parsed) && step_parse(skb.0, l3) == 0 {
         return Verdict::PASS;
     }
-    let Some(parsed) = scratch() else { return Verdict::PASS };
     if skb.is_made_here() && dns::may_answer(parsed) {
         match Verdict(step_dns_leaves(skb.0)) {
             Verdict::UNKNOWN => {}
             verdict => return verdict,
         }
     }
-    match quick::leaves(&mut Hot { skb, has_ports: false, rarely: false }, &Kernel(skb), parsed) {
+    match quick::leaves(&mut packet, &Kernel(skb), parsed) {
         Verdict::UNKNOWN => {}
         verdict => return verdict,
     }

@@ -6,7 +6,7 @@ use abi::addr::Addr;
 use abi::address::AddressValue;
 use abi::counter::Counter;
 use abi::endpoint::Head;
-use abi::filter;
+use abi::filter::{self, Filter};
 use abi::flow::{FragmentKey, Held, HeldKey, Name, Ports, Record, Tuple};
 use abi::slot::SERVING;
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
@@ -191,16 +191,26 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn may_be_sent_to(&self, address: &Addr, asked: bool) -> bool {
-        let place = filter::address(address);
-        is_of_flow(place)
-            || asked && (is_of_service(place) || is_of_service(filter::block(address)))
+    fn may_arrive(&self, dst: &Addr) -> bool {
+        let Some(filter) = FILTER.get_ptr(0) else { return true };
+        let place = filter::address(dst);
+        is_of_flow(filter, place)
+            || is_of_service(filter, place)
+            || is_of_service(filter, filter::block(dst))
+            || !is_trusted(filter)
     }
 
     #[inline(always)]
-    fn may_be_sent_by(&self, address: &Addr, made_here: bool) -> bool {
-        let place = filter::address(address);
-        is_of_flow(place) || made_here && is_of_service(place)
+    fn may_leave(&self, src: &Addr, dst: &Addr, made_here: bool) -> bool {
+        let Some(filter) = FILTER.get_ptr(0) else { return true };
+        let (from, to) = (filter::address(src), filter::address(dst));
+        is_of_flow(filter, to)
+            || is_of_flow(filter, from)
+            || made_here
+                && (is_of_service(filter, to)
+                    || is_of_service(filter, filter::block(dst))
+                    || is_of_service(filter, from))
+            || !is_trusted(filter)
     }
 
     #[inline(always)]
@@ -372,21 +382,23 @@ impl Tables for Kernel {
     }
 }
 
+/// Whether no mark is missing.
+#[inline(always)]
+fn is_trusted(filter: *const Filter) -> bool {
+    // SAFETY: the verifier checked the pointer; one aligned word.
+    unsafe { (&raw const (*filter).trusted).read_volatile() != 0 }
+}
+
 /// Whether connections may have an address.
 #[inline(always)]
-fn is_of_flow(place: filter::Place) -> bool {
-    let Some(filter) = FILTER.get_ptr(0) else { return true };
+fn is_of_flow(filter: *const Filter, place: filter::Place) -> bool {
     // SAFETY: the verifier checked the pointer, and the place is within.
-    unsafe {
-        (&raw const (*filter).trusted).read_volatile() == 0
-            || (&raw const (*filter).flows).cast::<u8>().add(place.flow()).read_volatile() != 0
-    }
+    unsafe { (&raw const (*filter).flows).cast::<u8>().add(place.flow()).read_volatile() != 0 }
 }
 
 /// Whether Services may have an address.
 #[inline(always)]
-fn is_of_service(place: filter::Place) -> bool {
-    let Some(filter) = FILTER.get_ptr(0) else { return true };
+fn is_of_service(filter: *const Filter, place: filter::Place) -> bool {
     let (byte, bit) = place.service();
     // SAFETY: as above.
     unsafe {

@@ -1,10 +1,10 @@
-//! What the memory of connections costs whoever looks at it: from one to the next, by the lookup that a
-//! packet of an established connection makes, and nothing else. The yardstick of `cargo xtask bench
-//! packet`; never attached.
+//! What the memory of connections costs whoever looks at it: from one to the next, by the marks and the lookup
+//! that a packet of an established connection looks at, and nothing else. The yardstick of `cargo xtask
+//! bench packet`; never attached.
 //!
 //! ```text
-//!  0       1                                       16    56
-//!  │ field │ 0: the source changes, 1: destination │ key │
+//!  0       1                                       2             16    56
+//!  │ field │ 0: the source changes, 1: destination │ 1: it leaves │ key │
 //! ```
 //!
 //! The packet is the key of a connection, and becomes the key of the one that it leads to.
@@ -12,10 +12,12 @@
 use abi::addr::Addr;
 use abi::flow::{Name, Record, Tuple};
 use abi::slot::SERVING;
+use packet::tables::Tables as _;
 
 use crate::lead;
 use crate::maps::{FLOWS, NAMES};
 use crate::skb::Skb;
+use crate::tables::Kernel;
 use crate::tc::{DROP, NEXT};
 
 /// Where the key lies.
@@ -30,6 +32,10 @@ pub(crate) fn flows(skb: Skb) -> i32 {
     let key = packet.wrapping_add(KEY).cast::<Tuple>();
     // SAFETY: the verifier checked that the packet is so long; the kernel reads the key.
     let tuple = unsafe { &*key };
+    // SAFETY: as above.
+    if !unsafe { is_marked(skb, packet, tuple) } {
+        return DROP;
+    }
     let Some(record) = FLOWS.get_ptr_mut(tuple) else { return DROP };
     // SAFETY: as above.
     if unsafe { packet.read_volatile() } == 1 && !is_current(record) {
@@ -53,10 +59,19 @@ pub(crate) fn names(skb: Skb) -> i32 {
     let key = packet.wrapping_add(KEY).cast::<Tuple>();
     // SAFETY: as above.
     let tuple = unsafe { &*key };
+    // SAFETY: as above.
+    if !unsafe { is_marked(skb, packet, tuple) } {
+        return DROP;
+    }
     let Some(name) = NAMES.get_ptr_mut(tuple) else { return DROP };
     // SAFETY: as above.
     let (field, is_destination) =
         unsafe { (packet.read_volatile(), packet.wrapping_add(1).read_volatile() == 1) };
+    // Whether a name is to be believed stands at its end.
+    // SAFETY: as above.
+    if unsafe { (&raw const (*name).compared).read_volatile() } == u32::MAX {
+        return DROP;
+    }
     let next = field_of(name, field);
     // SAFETY: as above.
     unsafe {
@@ -67,6 +82,26 @@ pub(crate) fn names(skb: Skb) -> i32 {
         }
     }
     NEXT
+}
+
+/// Whether packets with those ends are told from others. The end that changes is where a packet that arrives
+/// goes to, and where one that leaves comes from.
+///
+/// # Safety
+/// The packet is as long as its first three bytes.
+#[inline(always)]
+unsafe fn is_marked(skb: Skb, packet: *const u8, tuple: &Tuple) -> bool {
+    // SAFETY: by the caller's promise.
+    let (is_destination, leaves) = unsafe {
+        (packet.wrapping_add(1).read_volatile() == 1, packet.wrapping_add(2).read_volatile() == 1)
+    };
+    let (changes, stays) =
+        if is_destination { (tuple.dst, tuple.src) } else { (tuple.src, tuple.dst) };
+    if leaves {
+        Kernel(skb).may_leave(&changes, &stays, false)
+    } else {
+        Kernel(skb).may_arrive(&changes)
+    }
 }
 
 #[inline(always)]

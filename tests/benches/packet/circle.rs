@@ -178,7 +178,8 @@ impl Circle {
             Step::UnDnat => (tuple(fixed, place, way.protocol).leaving(), 2, place),
         };
         let is_destination = key.dst == Addr::from(moves.ip());
-        let mut bytes = vec![field, u8::from(is_destination)];
+        let leaves = matches!(way.step, Step::Snat | Step::UnDnat);
+        let mut bytes = vec![field, u8::from(is_destination), u8::from(leaves)];
         bytes.resize(16, 0);
         bytes.extend([key.src, key.dst].iter().flat_map(|it| it.words).flat_map(u32::to_ne_bytes));
         bytes.extend([key.src_port, key.dst_port].iter().flat_map(|port| port.to_ne_bytes()));
