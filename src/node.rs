@@ -60,7 +60,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // What the proxy leaves alone (headless, foreign, aliases) has names all the same.
-        let watched = args.source.watch_everything(proxy.node_name()).await?;
+        let watched = args.source.watch_node(proxy.node_name(), args.pods.are_run()).await?;
         let dns = Dns::start(&serve, &args.source, Led::ByNode).await?;
         lead::note(&proxy.status_file(), dns.link_local())?;
         let mut lead = Lead::new(proxy.take_own_dns(), &dns)?;

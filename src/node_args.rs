@@ -121,6 +121,19 @@ impl SourceArgs {
         self.watch_selected(node_name, Selection::everything()).await
     }
 
+    /// The same, and if `runs_pods`, which of this node's ports lead to its pods.
+    ///
+    /// # Errors
+    /// It cannot be watched.
+    pub(crate) async fn watch_node(
+        &self,
+        node_name: &str,
+        runs_pods: bool,
+    ) -> anyhow::Result<Watch> {
+        let selection = Selection { host_ports: runs_pods, ..Selection::everything() };
+        self.watch_selected(node_name, selection).await
+    }
+
     async fn watch_selected(&self, node_name: &str, selection: Selection) -> anyhow::Result<Watch> {
         if let Some(dir) = &self.objects {
             return Ok(model::watch::files(dir, node_name)?);

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 
 use crate::endpoint::EndpointSlice;
+use crate::host_port::HostPorts;
 use crate::name::NamespacedName;
 use crate::node::Node;
 use crate::problem::Problem;
-use crate::service::Service;
+use crate::service::{Service, ServiceType};
 use crate::slices::{MergedEndpoints, merge};
 
 /// One thing that a source says. Objects arrive stripped and validated; what could not be
@@ -28,6 +29,10 @@ pub enum Change {
     Slice(Arc<EndpointSlice>),
     /// A slice is gone.
     SliceGone(NamespacedName),
+    /// A pod of this node has host ports, or others.
+    HostPorts(HostPorts),
+    /// It has none, or is gone; by the name that they go by.
+    HostPortsGone(NamespacedName),
     /// This node appeared or changed.
     Node(Arc<Node>),
     /// This node's object is gone.
@@ -56,11 +61,14 @@ pub enum Kind {
     Node,
     /// core/v1 Namespace.
     Namespace,
+    /// core/v1 Pod, this node's only, for their host ports.
+    HostPort,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Service, Self::EndpointSlice, Self::Node, Self::Namespace];
+    pub const ALL: [Self; 5] =
+        [Self::Service, Self::EndpointSlice, Self::Node, Self::Namespace, Self::HostPort];
 }
 
 /// The cluster at one moment. Never changes; cloning copies a few pointers.
@@ -192,6 +200,10 @@ impl Cluster {
             Change::ServiceGone(name) => self.service_gone(&name, dirty),
             Change::Slice(slice) => self.slice(slice),
             Change::SliceGone(name) => self.slice_gone(&name),
+            Change::HostPorts(ports) => self.host_ports(&ports, dirty),
+            Change::HostPortsGone(name) => {
+                self.update(name, dirty, |state| *state = ServiceState::default());
+            }
             Change::Node(node) => {
                 self.seen(Kind::Node, |unlisted| unlisted.node = false);
                 self.set_node(Some(node), dirty);
@@ -214,12 +226,15 @@ impl Cluster {
 
     fn list_begins(&mut self, kind: Kind) {
         let unlisted = match kind {
-            Kind::Service => Unlisted {
+            Kind::Service | Kind::HostPort => Unlisted {
                 objects: self
                     .snapshot
                     .services
                     .iter()
-                    .filter(|(_, state)| state.service.is_some())
+                    .filter(|(_, state)| {
+                        let service = state.service.as_ref();
+                        service.is_some_and(|one| listed_with(one) == kind)
+                    })
                     .map(|(name, _)| name.clone())
                     .collect(),
                 ..Unlisted::default()
@@ -241,6 +256,7 @@ impl Cluster {
         for name in gone.objects {
             match kind {
                 Kind::EndpointSlice => self.slice_gone(&name),
+                Kind::HostPort => self.record(Change::HostPortsGone(name), dirty),
                 Kind::Service | Kind::Node | Kind::Namespace => self.service_gone(&name, dirty),
             }
         }
@@ -269,6 +285,16 @@ impl Cluster {
 
     fn service_gone(&mut self, name: &NamespacedName, dirty: &mut Dirty) {
         self.set_service(name.clone(), None, dirty);
+    }
+
+    fn host_ports(&mut self, ports: &HostPorts, dirty: &mut Dirty) {
+        let name = ports.service.name.clone();
+        self.seen(Kind::HostPort, |unlisted| {
+            unlisted.objects.remove(&name);
+        });
+        let service = Some(Arc::clone(&ports.service));
+        let endpoints = Arc::new(merge(&self.node_name, &ports.slices));
+        self.update(name, dirty, |state| *state = ServiceState { service, endpoints });
     }
 
     fn set_service(
@@ -387,5 +413,16 @@ impl Cluster {
             self.snapshot.problems.insert(origin, problems.into());
             dirty.problems = true;
         }
+    }
+}
+
+/// The kind of the object that a Service is made of.
+fn listed_with(service: &Service) -> Kind {
+    match service.service_type {
+        ServiceType::HostPort(_) => Kind::HostPort,
+        ServiceType::ClusterIp
+        | ServiceType::NodePort
+        | ServiceType::LoadBalancer
+        | ServiceType::ExternalName(_) => Kind::Service,
     }
 }

@@ -34,6 +34,7 @@ pub mod applied;
 pub mod cluster;
 pub mod endpoint;
 pub mod feed;
+pub mod host_port;
 pub mod name;
 pub mod node;
 pub mod notice;

@@ -13,6 +13,7 @@ mod endpoints;
 mod fault;
 mod names;
 mod node;
+mod pod;
 mod service;
 mod slice;
 
@@ -21,6 +22,7 @@ pub use endpoints::endpoints;
 pub use fault::Parsed;
 pub use names::Names;
 pub use node::{namespace, node};
+pub use pod::pod;
 pub use service::service;
 pub use slice::slice;
 

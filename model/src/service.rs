@@ -73,6 +73,9 @@ pub enum ServiceType {
     LoadBalancer,
     /// `ExternalName`, with the name.
     ExternalName(Arc<str>),
+    /// No Service at all: a pod's host ports. At which of the node's addresses each port is served, in
+    /// the ports' order; `None` is all.
+    HostPort(Arc<[Option<IpAddr>]>),
 }
 
 /// One entry of `spec.ports`.

@@ -205,6 +205,8 @@ impl Line {
         let service = state.service.as_ref()?;
         let external_name = match &service.service_type {
             ServiceType::ExternalName(name) => Some(Arc::clone(name)),
+            // It has no name.
+            ServiceType::HostPort(_) => return None,
             ServiceType::ClusterIp | ServiceType::NodePort | ServiceType::LoadBalancer => None,
         };
         let endpoints = &state.endpoints;

@@ -291,6 +291,7 @@ fn kind(service: &Service) -> Option<Kind> {
         // What parses as an address is no alias, as upstream has it.
         ServiceType::ExternalName(name) if name.parse::<IpAddr>().is_ok() => None,
         ServiceType::ExternalName(name) => WireName::parse(name).ok().map(Kind::ExternalName),
+        ServiceType::HostPort(_) => None,
         _ if service.headless => Some(Kind::Headless),
         ServiceType::ClusterIp | ServiceType::NodePort | ServiceType::LoadBalancer => {
             Some(Kind::ClusterIp)

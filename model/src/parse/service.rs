@@ -40,7 +40,7 @@ pub fn service(object: &api::Service, names: &mut Names) -> Parsed<Service> {
         return faults.with(None);
     };
     let (cluster_ips, headless) = match service_type {
-        ServiceType::ExternalName(_) => (Vec::new(), false),
+        ServiceType::ExternalName(_) | ServiceType::HostPort(_) => (Vec::new(), false),
         ServiceType::ClusterIp | ServiceType::NodePort | ServiceType::LoadBalancer => {
             cluster_ips(spec, &mut faults)
         }

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::future;
-use k8s_openapi::api::core::v1::{Namespace, Node, Service};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::PartialObjectMeta;
@@ -26,6 +26,7 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 
 use crate::cluster::{Change, Kind};
+use crate::host_port;
 use crate::name::NamespacedName;
 use crate::parse;
 use crate::source::kube::follow::{Followed, Follower};
@@ -58,6 +59,8 @@ pub struct Selection {
     pub slices: Selector,
     /// Whether Namespaces are watched at all; kube-proxy's role does not allow it.
     pub namespaces: bool,
+    /// Whether the pods of this node are watched, whose host ports nobody else leads to them.
+    pub host_ports: bool,
 }
 
 impl Selection {
@@ -78,6 +81,7 @@ impl Selection {
                 fields: String::new(),
             },
             namespaces: false,
+            host_ports: false,
         }
     }
 }
@@ -192,13 +196,25 @@ impl Connection {
                 let api = Api::<PartialObjectMeta<Namespace>>::all(client());
                 follower(Selector::default()).run(api).await;
             } else {
-                // As far as anybody asks, there are none.
-                let none = [Change::ListBegins, Change::ListDone].map(|end| end(Kind::Namespace));
-                drop(out.send(none.into()).await);
+                drop(out.send(none(Kind::Namespace)).await);
             }
         };
-        future::join4(services, slices, node, namespaces).await;
+        let host_ports = async {
+            if selection.host_ports {
+                let fields = format!("spec.nodeName={node_name}");
+                let mine = Selector { fields, ..Selector::default() };
+                follower(mine).run(Api::<Pod>::all(client())).await;
+            } else {
+                drop(out.send(none(Kind::HostPort)).await);
+            }
+        };
+        future::join5(services, slices, node, namespaces, host_ports).await;
     }
+}
+
+/// As far as anybody asks, there is nothing of a kind.
+fn none(kind: Kind) -> Vec<Change> {
+    [Change::ListBegins, Change::ListDone].map(|end| end(kind)).into()
 }
 
 fn parse_url(url: &str) -> Result<http::Uri, ConnectError> {
@@ -258,5 +274,19 @@ impl Followed for PartialObjectMeta<Namespace> {
 
     fn gone(name: NamespacedName) -> Change {
         Change::NamespaceGone(name.name)
+    }
+}
+
+impl Followed for Pod {
+    const KIND: Kind = Kind::HostPort;
+    const TITLE: &'static str = "Pod";
+
+    fn parse(&self, names: &mut parse::Names) -> parse::Parsed<Change> {
+        let parse::Parsed { object, problems } = parse::pod(self, names);
+        parse::Parsed { object: object.map(Change::HostPorts), problems }
+    }
+
+    fn gone(name: NamespacedName) -> Change {
+        Change::HostPortsGone(host_port::name(&name))
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use model::cluster::ServiceState;
+use model::host_port;
 use model::name::{Family, Protocol, ServicePortName};
 use model::node::Node;
 use model::problem::Problem;
@@ -36,6 +37,9 @@ impl Context<'_> {
     /// What a Service asks for by itself; `None` if that is nothing.
     pub(crate) fn service(&self, state: &ServiceState) -> Option<ServicePlan> {
         let service = state.service.as_deref()?;
+        if let ServiceType::HostPort(addresses) = &service.service_type {
+            return Some(ServiceBuild::new(self, state, service).host_ports(addresses));
+        }
         if service.cluster_ips.is_empty() {
             return None;
         }
@@ -194,6 +198,33 @@ impl<'a> ServiceBuild<'a> {
                 self.frontend(&build, FrontendKind::NodePort, At::NodePort(family), None);
             }
         }
+    }
+
+    /// Ports of this node that lead to one of its pods: at one of the node's addresses, or at all that
+    /// serve node ports. A family of which the pod has no address is left alone.
+    fn host_ports(mut self, addresses: &[Option<IpAddr>]) -> ServicePlan {
+        let service = self.service;
+        for (port, address) in service.ports.iter().zip(addresses) {
+            let of = |family: &Family| address.is_none_or(|ip| Family::of(&ip) == *family);
+            for family in Family::ALL.into_iter().filter(of) {
+                let build = self.port(family, port);
+                if build.serving.is_empty() {
+                    continue;
+                }
+                let Some(address) = *address else {
+                    self.frontend(&build, FrontendKind::NodePort, At::NodePort(family), None);
+                    continue;
+                };
+                let kind = FrontendKind::ExternalIp;
+                if let Some(reason) = self.context.refusal(&address, kind) {
+                    self.problem("spec.containers[].ports[].hostIP", reason);
+                    continue;
+                }
+                self.own(address, Undefined::Leave);
+                self.frontend(&build, kind, At::Address(address), None);
+            }
+        }
+        self.finish()
     }
 
     /// Which sources may use the load balancer's VIPs; `None` is all.
@@ -364,7 +395,7 @@ impl<'a> ServiceBuild<'a> {
     }
 
     fn problem(&mut self, field: &str, reason: impl std::fmt::Display) {
-        let object = format_args!("Service {}", self.service.name).to_string();
+        let object = host_port::title(&self.service.name);
         self.plan.problems.push(Problem::new(object, field, reason));
     }
 

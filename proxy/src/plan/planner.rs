@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use model::cluster::{Dirty, Snapshot};
+use model::host_port;
 use model::name::NamespacedName;
 use model::problem::Problem;
 
@@ -287,11 +288,11 @@ impl fmt::Debug for Planner {
 /// What the loser of a frontend is told.
 fn conflict(key: &FrontendKey, loser: &Claim, winner: &Frontend) -> Problem {
     Problem::new(
-        format_args!("Service {}", loser.service),
+        host_port::title(&loser.service),
         loser.kind.field(),
         format_args!(
-            "{key} is already served for Service {} ({}); remove it from one of the two",
-            winner.service.service,
+            "{key} is already served for {} ({}); remove it from one of the two",
+            host_port::title(&winner.service.service),
             winner.kind.name(),
         ),
     )

@@ -292,15 +292,45 @@ fn amount(quantity: &Value) -> i128 {
     digits.saturating_mul(factor) / scale
 }
 
-fn host_ports(pod: &Value) -> impl Iterator<Item = (i64, &str)> {
-    let containers = list_at(pod, "spec.containers").iter();
-    let ports = containers.flat_map(|container| list_at(container, "ports"));
-    let used = ports.filter(|port| int_at(port, "hostPort") > 0);
-    used.map(|port| (int_at(port, "hostPort"), str_at(port, "protocol")))
+/// A port of a node, at all its addresses or at one.
+#[derive(Debug)]
+struct HostPort<'a> {
+    number: i64,
+    protocol: &'a str,
+    address: Option<&'a str>,
+}
+
+impl<'a> HostPort<'a> {
+    /// Those that a pod asks for, in containers that run on.
+    fn of(pod: &'a Value) -> impl Iterator<Item = Self> {
+        let inits = list_at(pod, "spec.initContainers").iter();
+        let sidecars = inits.filter(|one| one["restartPolicy"] == "Always");
+        let containers = list_at(pod, "spec.containers").iter().chain(sidecars);
+        let ports = containers.flat_map(|container| list_at(container, "ports"));
+        ports.filter(|port| int_at(port, "hostPort") > 0).map(|port| {
+            let address = str_at(port, "hostIP");
+            Self {
+                number: int_at(port, "hostPort"),
+                protocol: Some(str_at(port, "protocol"))
+                    .filter(|it| !it.is_empty())
+                    .unwrap_or("TCP"),
+                address: (!matches!(address, "" | "0.0.0.0" | "::")).then_some(address),
+            }
+        })
+    }
+
+    fn meets(&self, other: &Self) -> bool {
+        let apart = self.address.is_some() && other.address.is_some();
+        (self.number, self.protocol) == (other.number, other.protocol)
+            && (!apart || self.address == other.address)
+    }
 }
 
 fn host_port_taken(pod: &Value, place: &Place<'_>) -> bool {
-    host_ports(pod).any(|wanted| place.pods.iter().flat_map(host_ports).any(|used| used == wanted))
+    let is_used = |wanted: HostPort<'_>| {
+        place.pods.iter().flat_map(HostPort::of).any(|used| used.meets(&wanted))
+    };
+    HostPort::of(pod).any(is_used)
 }
 
 #[cfg(test)]

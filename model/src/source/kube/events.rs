@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{ObjectReference, Service};
+use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -196,6 +196,7 @@ impl Sender {
         };
         let (api_version, uid) = match (kind, namespace) {
             ("Service", Some(namespace)) => ("v1", self.uid::<Service>(namespace, name).await?),
+            ("Pod", Some(namespace)) => ("v1", self.uid::<Pod>(namespace, name).await?),
             ("EndpointSlice", Some(namespace)) => {
                 ("discovery.k8s.io/v1", self.uid::<EndpointSlice>(namespace, name).await?)
             }

@@ -107,6 +107,21 @@ fn too_many_pods_and_taken_ports_are_told() {
 }
 
 #[test]
+fn ports_of_two_addresses_do_not_meet() {
+    let nodes = [node("a", &json!({}))];
+    let at = |address: &str, protocol: &str| {
+        let port = json!({"hostPort": 80, "hostIP": address, "protocol": protocol});
+        pod(&json!({"containers": [{"ports": [port]}]}))
+    };
+    let suits = |used: Value, wanted: Value| choose(&nodes, vec![on("a", used)], &wanted).is_ok();
+    assert!(suits(at("192.0.2.1", "TCP"), at("192.0.2.2", "TCP")));
+    assert!(suits(at("", "TCP"), at("", "UDP")));
+    assert!(!suits(at("192.0.2.1", "TCP"), at("192.0.2.1", "TCP")));
+    assert!(!suits(at("192.0.2.1", "TCP"), at("", "TCP")));
+    assert!(!suits(at("0.0.0.0", "TCP"), at("192.0.2.1", "TCP")));
+}
+
+#[test]
 fn quantities_are_compared_by_what_they_are() {
     for (small, large) in
         [("100m", "1"), ("1", "1.5"), ("1k", "1Ki"), ("999Mi", "1Gi"), ("1M", "1Mi")]
