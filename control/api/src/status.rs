@@ -204,6 +204,11 @@ impl FieldError {
         Self { reason: "FieldValueDuplicate", field: field.into(), message }
     }
 
+    pub(crate) fn not_found(field: impl Into<String>, value: &Value) -> Self {
+        let message = format!("Not found: {value}");
+        Self { reason: "FieldValueNotFound", field: field.into(), message }
+    }
+
     pub(crate) fn forbidden(field: impl Into<String>, why: &str) -> Self {
         let message = format!("Forbidden: {why}");
         Self { reason: "FieldValueForbidden", field: field.into(), message }

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::announce;
 use crate::api::Cluster;
 use crate::cluster_dns;
 use crate::containerd::{Containerd, Where};
@@ -123,10 +124,11 @@ impl From<ListenError> for RunError {
 /// # Errors
 /// Something that every pod needs is not to be had.
 pub async fn run(config: Config, client: Client, stop: CancellationToken) -> Result<(), RunError> {
-    let cluster = Cluster::new(client, &config.node_name);
+    let (cluster, events) = Cluster::new(client, &config.node_name);
     let mut registration = Registration::new(&config, &cluster);
     let ended = tokio::select! {
         ended = serve(&config, &cluster, &mut registration) => ended,
+        () = cluster.write_events(events) => Ok(()),
         () = stop.cancelled() => Ok(()),
     };
     cluster_dns::withdraw(&cluster, &config.names).await;
@@ -173,6 +175,7 @@ async fn serve(
         () = follow(&node, found, &pods) => Ok(()),
         () = registration.keep() => Ok(()),
         () = crate::routes::keep(cluster, &config.node_name, &network) => Ok(()),
+        () = announce::keep(cluster, &config.addresses) => Ok(()),
         () = cluster_dns::keep(cluster, &config.names), if !config.names.is_empty() => Ok(()),
         () = server::serve(listener, Arc::clone(&node), known, key) => Ok(()),
     }

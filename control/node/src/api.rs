@@ -1,19 +1,16 @@
 //! The API as the agent uses it.
 
-use jiff::Timestamp;
+mod events;
+
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Event, EventSource, ObjectReference, Pod, PodStatus, Secret, Service, ServiceAccount,
+    ConfigMap, ObjectReference, Pod, PodStatus, Secret, Service, ServiceAccount,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::{
-    DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions,
-};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client};
 use serde_json::{Map, Value, json};
 
-/// The agent's name in events.
-const NAME: &str = "kubelet";
+pub(crate) use events::{Happened, Waiting};
 
 /// Why a request came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +38,7 @@ impl RequestError {
 pub(crate) struct Cluster {
     client: Client,
     node: String,
+    events: events::Teller,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -50,8 +48,15 @@ impl std::fmt::Debug for Cluster {
 }
 
 impl Cluster {
-    pub(crate) fn new(client: Client, node: &str) -> Self {
-        Self { client, node: node.to_owned() }
+    /// A client, and the events that it is to write.
+    pub(crate) fn new(client: Client, node: &str) -> (Self, Waiting) {
+        let (events, waiting) = events::queue();
+        (Self { client, node: node.to_owned(), events }, waiting)
+    }
+
+    /// Writes events for ever.
+    pub(crate) async fn write_events(&self, waiting: Waiting) {
+        events::write(&self.client, &self.node, waiting).await;
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -158,71 +163,9 @@ impl Cluster {
         Ok(issued.status.and_then(|status| status.token).unwrap_or_default())
     }
 
-    /// Tells what happened to a pod or one of its containers. Said again, it counts.
-    pub(crate) async fn event(&self, about: &ObjectReference, happened: &Happened) {
-        let namespace = about.namespace.clone().unwrap_or_else(|| "default".into());
-        let api: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
-        let told = format!("{about:?}{}{}", happened.reason, happened.message);
-        let hash = told.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-        let name = format!("{}.{hash:016x}", about.name.as_deref().unwrap_or_default());
-        let now = Some(Time(Timestamp::now()));
-        let event = Event {
-            metadata: ObjectMeta {
-                name: Some(name.clone()),
-                namespace: Some(namespace),
-                ..ObjectMeta::default()
-            },
-            involved_object: about.clone(),
-            type_: Some(if happened.normal { "Normal" } else { "Warning" }.into()),
-            reason: Some(happened.reason.into()),
-            message: Some(happened.message.clone()),
-            count: Some(1),
-            first_timestamp: now.clone(),
-            last_timestamp: now.clone(),
-            source: Some(EventSource {
-                component: Some(NAME.into()),
-                host: Some(self.node.clone()),
-            }),
-            reporting_component: Some(NAME.into()),
-            reporting_instance: Some(self.node.clone()),
-            ..Event::default()
-        };
-        let made = api.create(&PostParams::default(), &event).await;
-        let told = match made.map_err(RequestError::at("record an event")) {
-            Err(error) if error.code() == 409 => again(&api, &name, now).await,
-            other => other.map(|_| ()),
-        };
-        if let Err(error) = told {
-            tracing::debug!(%error, "an event is lost");
-        }
-    }
-}
-
-async fn again(api: &Api<Event>, name: &str, now: Option<Time>) -> Result<(), RequestError> {
-    let known = api.get(name).await.map_err(RequestError::at("read an event"))?;
-    let count = known.count.unwrap_or(1) + 1;
-    let patch = Patch::Merge(json!({"count": count, "lastTimestamp": now}));
-    let counted = api.patch(name, &PatchParams::default(), &patch).await;
-    counted.map(|_| ()).map_err(RequestError::at("count an event"))
-}
-
-/// Something that happened to a pod, for its readers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Happened {
-    pub(crate) normal: bool,
-    pub(crate) reason: &'static str,
-    pub(crate) message: String,
-}
-
-impl Happened {
-    pub(crate) fn well(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { normal: true, reason, message: message.into() }
-    }
-
-    pub(crate) fn ill(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { normal: false, reason, message: message.into() }
+    /// Tells what happened to a pod or one of its containers, soon: nobody waits for it.
+    pub(crate) fn event(&self, about: &ObjectReference, happened: Happened) {
+        self.events.tell(about.clone(), happened);
     }
 }
 

@@ -303,7 +303,10 @@ impl Containerd {
         let image = self.images.status(&spec.image).await?;
         let image = image.ok_or_else(|| io::Error::other(format!("no image {:?}", spec.image)))?;
         let host = if images::shows_host(&spec.image) { self.host_mounts() } else { Vec::new() };
-        let config = spec::container(spec, &place.spec, &image, &self.node, &host);
+        let mut config = spec::container(spec, &place.spec, &image, &self.node, &host);
+        if let Some(target) = &spec.target {
+            spec::share_processes(&mut config, self.known(target)?);
+        }
         let asked = CreateContainerRequest {
             pod_sandbox_id: place.id,
             config: Some(config),
@@ -402,7 +405,7 @@ impl Runtime for Containerd {
         async move {
             match name {
                 Some(name) => watch::ended(&client, &name).await,
-                None => watch::lost(None),
+                None => Ended::lost(None),
             }
         }
         .boxed()

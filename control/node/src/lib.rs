@@ -11,11 +11,12 @@
 //! Read in this order: `life` (what becomes of a pod), `worker` (who sees to it), [`agent`],
 //! `runtime` (what a runtime does), `process` (the one that needs nothing installed), `containerd`.
 //! The rest prepares containers: `environment`, `volumes`, `names`, `network`, `prepare`; asks after them:
-//! `probe`; and answers for them: `server`, `registration`, `routes`, `cluster_dns`.
+//! `probe`; and answers for them: `server`, `registration`, `routes`, `announce`, `cluster_dns`.
 
 #![forbid(unsafe_code)]
 
 pub mod agent;
+mod announce;
 mod api;
 mod built_in;
 mod cgroups;

@@ -426,6 +426,13 @@ pub(crate) fn ephemeral_containers(spec: &PodSpec) -> Vec<Container> {
     all.filter_map(|one| serde_json::from_value(json!(one)).ok()).collect()
 }
 
+/// The container into which an ephemeral one of this name looks, if it names one.
+pub(crate) fn target<'a>(spec: &'a PodSpec, name: &str) -> Option<&'a str> {
+    let mut all = spec.ephemeral_containers.iter().flatten();
+    let found = all.find(|one| one.name == name)?;
+    found.target_container_name.as_deref().filter(|target| !target.is_empty())
+}
+
 fn is_ephemeral(spec: &PodSpec, container: &Container) -> bool {
     spec.ephemeral_containers.iter().flatten().any(|one| one.name == container.name)
 }
@@ -435,7 +442,7 @@ pub(crate) fn is_sidecar(container: &Container) -> bool {
     container.restart_policy.as_deref() == Some("Always")
 }
 
-fn is_running(state: &State) -> bool {
+pub(crate) fn is_running(state: &State) -> bool {
     matches!(state, State::Running { .. } | State::Stopping { .. })
 }
 

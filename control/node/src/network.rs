@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use ipnet::IpNet;
 use nix::net::if_::if_nametoindex;
+use nix::sys::socket::LinkAddr;
 use sandbox::link::{self, Hop, LinkError, Peer};
 use sandbox::netns::Netns;
 
@@ -217,6 +218,18 @@ fn uplink(host: &Netns, node: IpAddr) -> Result<String, NetworkError> {
         let why = format!("node {node} is no neighbour: no link has an address in its network");
         NetworkError::Namespace(io::Error::other(why))
     })
+}
+
+/// The device that has an address, as packets that are for its whole link name it.
+pub(crate) fn device_of(address: IpAddr) -> io::Result<LinkAddr> {
+    let all: Vec<_> = nix::ifaddrs::getifaddrs()?.collect();
+    let has = |one: &&nix::ifaddrs::InterfaceAddress| {
+        one.address.as_ref().and_then(address_of) == Some(address)
+    };
+    let name = all.iter().find(has).map(|one| one.interface_name.as_str());
+    let mut links = all.iter().filter(|one| Some(one.interface_name.as_str()) == name);
+    let link = links.find_map(|one| one.address.as_ref()?.as_link_addr().copied());
+    link.ok_or_else(|| io::Error::other(format!("no device has address {address}")))
 }
 
 /// An address out of the system's own form.

@@ -126,6 +126,7 @@ pub(crate) fn container(
         stdin: container.stdin == Some(true),
         tty: container.tty == Some(true),
         last_words: Mount { source: last_words, target: path.into(), read_only: false },
+        target: None,
         env,
     })
 }

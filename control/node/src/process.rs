@@ -23,7 +23,6 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use jiff::Timestamp;
 use nix::sys::stat::Mode;
 use rustix::process::Signal;
 use tokio::io::AsyncReadExt;
@@ -155,6 +154,7 @@ impl Processes {
             argv: image.argv(&spec.command, &spec.args),
             root: image.root,
             pause: pause.pid,
+            target: spec.target.as_ref().map(|target| self.running(target)).transpose()?,
             host_network: pod.host_network,
             cgroups,
         };
@@ -194,11 +194,11 @@ impl Processes {
                 } else {
                     self.state(&id)?
                         .filter(|state| matches!(state, FoundState::Ended(_)))
-                        .unwrap_or_else(|| FoundState::Ended(lost(Some(since))))
+                        .unwrap_or_else(|| FoundState::Ended(Ended::lost(Some(since))))
                 }
             }
             Some(ended) => ended,
-            None => FoundState::Ended(lost(None)),
+            None => FoundState::Ended(Ended::lost(None)),
         };
         Ok(Found { id, state })
     }
@@ -207,23 +207,18 @@ impl Processes {
         files::read(&self.files.container(id).join("started.json"))
     }
 
+    /// The first process of a container that runs.
+    fn running(&self, id: &ContainerId) -> io::Result<Identity> {
+        let process = self.started(id)?.map(|started| started.container);
+        let absent = || io::Error::other(format!("container {:?} is not running", id.name));
+        process.filter(|process| process.is_alive()).ok_or_else(absent)
+    }
+
     fn signal(&self, id: &ContainerId, signal: Signal) -> io::Result<()> {
         if let Some(started) = self.started(id)? {
             started.container.signal(signal)?;
         }
         Ok(())
-    }
-}
-
-/// The end of a container whose shim was killed.
-fn lost(since: Option<Timestamp>) -> Ended {
-    Ended {
-        exit_code: 137,
-        signal: None,
-        reason: "ContainerStatusUnknown".into(),
-        message: "The container could not be located when the pod was terminated".into(),
-        started_at: since,
-        finished_at: Timestamp::now(),
     }
 }
 
@@ -332,7 +327,7 @@ impl Runtime for Processes {
             {
                 tracing::warn!(%error, "watching a container failed");
             }
-            end().unwrap_or_else(|| lost(since))
+            end().unwrap_or_else(|| Ended::lost(since))
         }
         .boxed()
     }

@@ -70,6 +70,9 @@ pub(crate) struct ContainerSpec {
     pub(crate) tty: bool,
     /// A file of the host's that the container may write its last words to, and where it sees it.
     pub(crate) last_words: Mount,
+    /// The container of the same pod whose processes it sees, if not only its own.
+    #[serde(default)]
+    pub(crate) target: Option<ContainerId>,
 }
 
 /// Something of the host's that a container sees.
@@ -117,6 +120,20 @@ pub(crate) struct Ended {
     pub(crate) message: String,
     pub(crate) started_at: Option<Timestamp>,
     pub(crate) finished_at: Timestamp,
+}
+
+impl Ended {
+    /// The end of a container of which nobody knows how it came, in the kubelet's words.
+    pub(crate) fn lost(since: Option<Timestamp>) -> Self {
+        Self {
+            exit_code: 137,
+            signal: None,
+            reason: "ContainerStatusUnknown".into(),
+            message: "The container could not be located when the pod was terminated".into(),
+            started_at: since,
+            finished_at: Timestamp::now(),
+        }
+    }
 }
 
 /// A container of which the runtime knows.

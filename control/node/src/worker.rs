@@ -17,7 +17,7 @@ use crate::life::{self, Action, Backoff, Facts, Known, SandboxState, Seen, State
 use crate::probe::{self, Finding, Purpose, Target};
 use crate::runtime::{ContainerId, Ended, FoundPod, FoundState, Sandbox};
 pub(crate) use steps::Node;
-use steps::NotStarted;
+use steps::{NotStarted, Start};
 
 /// What the API says of a pod.
 #[derive(Clone, Debug)]
@@ -113,12 +113,14 @@ impl Worker {
                 now: Timestamp::now(),
             };
             let decision = life::decide(&self.pod, &facts);
-            self.write(decision.status).await;
-            if decision.actions.contains(&Action::Finish) && self.finish().await {
-                return;
-            }
+            let is_finished = decision.actions.contains(&Action::Finish);
+            // First, because nothing of it waits for the API to hear of how things were.
             for action in decision.actions {
                 self.carry_out(action);
+            }
+            self.write(decision.status).await;
+            if is_finished && self.finish().await {
+                return;
             }
             let mut wait = decision.wake.map(|wake| {
                 Duration::try_from(wake.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO)
@@ -326,10 +328,9 @@ impl Worker {
         }
     }
 
-    /// Records an event, beside everything else.
-    fn tell(&mut self, container: Option<&str>, happened: Happened) {
-        let (node, about) = (Arc::clone(&self.node), steps::reference(&self.pod, container));
-        self.tasks.spawn(async move { node.cluster.event(&about, &happened).await });
+    fn tell(&self, container: Option<&str>, happened: Happened) {
+        let about = steps::reference(&self.pod, container);
+        self.node.cluster.event(&about, happened);
     }
 
     fn container(&self, name: &str) -> Option<Container> {
@@ -394,11 +395,22 @@ impl Worker {
         };
         *seen = fresh;
         let SandboxState::Ready(sandbox) = self.known.sandbox.clone() else { return };
+        let start = Start { container, attempt, target: self.target(&name) };
         let (node, pod) = (Arc::clone(&self.node), Arc::clone(&self.pod));
         self.step(async move {
-            let outcome = node.start(&pod, &container, attempt, &sandbox).await;
+            let outcome = node.start(&pod, start, &sandbox).await;
             Event::Started { name, attempt, outcome }
         });
+    }
+
+    /// The container that an ephemeral one is to look into; it must run.
+    fn target(&self, name: &str) -> Result<Option<ContainerId>, String> {
+        let Some(target) = self.pod.spec.as_ref().and_then(|spec| life::target(spec, name)) else {
+            return Ok(None);
+        };
+        let seen = self.known.containers.get(target).filter(|seen| life::is_running(&seen.state));
+        let seen = seen.ok_or_else(|| format!("unable to find target container {target}"))?;
+        Ok(Some(self.node.id(&self.pod, target, seen.attempt)))
     }
 
     fn step(&mut self, step: impl Future<Output = Event> + Send + 'static) {

@@ -129,6 +129,8 @@ fn add(call: &Call, asked: &Asked) -> io::Result<Value> {
     let parsed = addresses.split(',').filter(|one| !one.is_empty()).map(str::parse);
     let addresses: Vec<IpAddr> = parsed.collect::<Result<_, _>>().map_err(io::Error::other)?;
     let network = Network::of_another(asked.ranges.clone()).map_err(io::Error::other)?;
+    // The kernel may not be done with what an attempt that was given up has made.
+    network.disconnect(&uid).map_err(io::Error::other)?;
     network.link(&uid, &call.netns, &addresses).map_err(io::Error::other)?;
     Ok(added(call, asked, &addresses))
 }

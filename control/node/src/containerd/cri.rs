@@ -63,9 +63,11 @@ pub(super) enum NamespaceMode {
     Pod = 0,
     Container = 1,
     Node = 2,
+    /// That of the container that `target_id` names.
+    Target = 3,
 }
 
-#[derive(Clone, Copy, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct NamespaceOption {
     #[prost(enumeration = "NamespaceMode", tag = "1")]
     pub(super) network: i32,
@@ -73,6 +75,8 @@ pub(super) struct NamespaceOption {
     pub(super) pid: i32,
     #[prost(enumeration = "NamespaceMode", tag = "3")]
     pub(super) ipc: i32,
+    #[prost(string, tag = "4")]
+    pub(super) target_id: String,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]

@@ -159,6 +159,16 @@ fn namespaces(spec: &SandboxSpec) -> NamespaceOption {
         network: of(spec.host_network).into(),
         pid: NamespaceMode::Container.into(),
         ipc: of(spec.host_ipc).into(),
+        target_id: String::new(),
+    }
+}
+
+/// Lets a container see the processes of another one, which containerd knows by this name.
+pub(super) fn share_processes(config: &mut ContainerConfig, target_id: String) {
+    let security = config.linux.as_mut().and_then(|linux| linux.security_context.as_mut());
+    if let Some(options) = security.and_then(|security| security.namespace_options.as_mut()) {
+        options.pid = NamespaceMode::Target.into();
+        options.target_id = target_id;
     }
 }
 

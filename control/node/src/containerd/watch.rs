@@ -67,7 +67,7 @@ pub(super) async fn ended(client: &Client, name: &str) -> Ended {
         match look(client, name).await {
             Ok(seen) if seen.is_over() => return end(seen.status),
             Ok(seen) => until_ended(seen.process).await,
-            Err(error) if error.is_not_found() => return lost(None),
+            Err(error) if error.is_not_found() => return Ended::lost(None),
             Err(error) => {
                 tracing::debug!(%error, "a container will be looked at again");
                 sleep(AGAIN).await;
@@ -126,7 +126,7 @@ fn process(info: Option<&String>) -> Option<Identity> {
 
 fn end(status: ContainerStatus) -> Ended {
     if status.state == ContainerState::Unknown as i32 {
-        return lost(time(status.started_at));
+        return Ended::lost(time(status.started_at));
     }
     let words = || status.annotations.get(LAST_WORDS).map(|file| last_words(file));
     let message = if status.message.is_empty() {
@@ -141,18 +141,6 @@ fn end(status: ContainerStatus) -> Ended {
         started_at: time(status.started_at),
         finished_at: time(status.finished_at).unwrap_or_else(Timestamp::now),
         reason: status.reason,
-    }
-}
-
-/// The end of a container of which nobody knows how it came.
-pub(super) fn lost(since: Option<Timestamp>) -> Ended {
-    Ended {
-        exit_code: 137,
-        signal: None,
-        reason: "ContainerStatusUnknown".into(),
-        message: "The container could not be located when the pod was terminated".into(),
-        started_at: since,
-        finished_at: Timestamp::now(),
     }
 }
 

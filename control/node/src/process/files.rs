@@ -35,6 +35,9 @@ pub(super) struct Launch {
     /// The program and its arguments.
     pub(super) argv: Vec<String>,
     pub(super) pause: i32,
+    /// The container whose processes it sees, if not only its own.
+    #[serde(default)]
+    pub(super) target: Option<Identity>,
     pub(super) host_network: bool,
     /// The files by which the container's processes join their cgroups.
     pub(super) cgroups: Vec<PathBuf>,

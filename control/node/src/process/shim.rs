@@ -93,7 +93,7 @@ fn begin(dir: &Path, launch: &Launch) -> Result<Running, Refused> {
     Ok(Running { child, at, pumps })
 }
 
-/// The pod's network, host name and IPC; a PID namespace for the container's own.
+/// The pod's network, host name and IPC; a PID namespace of the container's own, or another's.
 fn enter_namespaces(launch: &Launch) -> Result<(), Refused> {
     let pause = PathBuf::from(format!("/proc/{}/ns", launch.pause));
     for (name, flag) in [
@@ -103,7 +103,17 @@ fn enter_namespaces(launch: &Launch) -> Result<(), Refused> {
     ] {
         setns(File::open(pause.join(name))?.as_fd(), flag)?;
     }
-    unshare(CloneFlags::CLONE_NEWPID)?;
+    match launch.target {
+        None => unshare(CloneFlags::CLONE_NEWPID)?,
+        Some(target) => {
+            let processes = File::open(format!("/proc/{}/ns/pid", target.pid))?;
+            // Opened first, looked at then: the descriptor is the container's or nobody's.
+            if !target.is_alive() {
+                return Err(Refused("the container to look into has ended".into()));
+            }
+            setns(processes.as_fd(), CloneFlags::CLONE_NEWPID)?;
+        }
+    }
     Ok(())
 }
 
@@ -122,6 +132,9 @@ fn pump(
 impl Running {
     fn finish(mut self, launch: &Launch) -> io::Result<Ended> {
         let status = self.child.wait()?;
+        if launch.target.is_some() {
+            end_the_rest(&launch.cgroups)?;
+        }
         // With its first process, everything in the container's PID namespace is gone, and with
         // that the pipes' other ends.
         for pump in self.pumps.drain(..) {
@@ -133,6 +146,14 @@ impl Running {
         let message = last_words(&launch.spec.last_words.source);
         Ok(end(status, oom, message, self.at))
     }
+}
+
+/// In another container's PID namespace nothing ends with its first process.
+fn end_the_rest(joins: &[PathBuf]) -> io::Result<()> {
+    let dirs = joins.iter().filter_map(|join| join.parent());
+    // v1 knows no such file, and lets nobody make one.
+    let mut v2 = dirs.filter(|dir| dir.join("cgroup.kill").exists());
+    v2.try_for_each(sandbox::cgroup::kill)
 }
 
 /// The kernel's count of processes that it killed for their memory, beside where they join.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, ObjectReference, Pod, PodSpec};
 
 use super::Begun;
-use crate::api::{Cluster, Happened};
+use crate::api::{Cluster, Happened, RequestError};
 use crate::cluster_dns;
 use crate::environment::Sources;
 use crate::life::SandboxState;
@@ -31,6 +31,15 @@ pub(crate) struct Node {
     pub(crate) max_pids: u64,
     pub(crate) cpu_milli: u64,
     pub(crate) memory: u64,
+}
+
+/// A container to be started.
+#[derive(Debug)]
+pub(super) struct Start {
+    pub(super) container: Container,
+    pub(super) attempt: u32,
+    /// Whose processes it is to see beside its own, or why it cannot.
+    pub(super) target: Result<Option<ContainerId>, String>,
 }
 
 /// Why a container was not started.
@@ -203,10 +212,10 @@ impl Node {
     pub(super) async fn start(
         &self,
         pod: &Pod,
-        container: &Container,
-        attempt: u32,
+        Start { container, attempt, target }: Start,
         sandbox: &Sandbox,
     ) -> Result<Begun, NotStarted> {
+        let container = &container;
         let about = reference(pod, Some(&container.name));
         let image = container.image.clone().unwrap_or_default();
         let policy = container.image_pull_policy.clone().unwrap_or_default();
@@ -216,9 +225,10 @@ impl Node {
         let found = pulling.await.map_err(NotStarted::runtime)?;
         let image_id = found.map_err(|error| NotStarted::image(&error))?;
         let what = format!("Container image {image:?} already present on machine");
-        self.cluster.event(&about, &Happened::well("Pulled", what)).await;
+        self.cluster.event(&about, Happened::well("Pulled", what));
         let spec = self.prepare(pod, container, attempt, sandbox).await;
-        let spec = spec.map_err(|error| NotStarted::config(&error))?;
+        let mut spec = spec.map_err(|error| NotStarted::config(&error))?;
+        spec.target = target.map_err(|why| NotStarted::config(&PrepareError::Invalid(why)))?;
         let what = format!("Created container: {}", container.name);
         let id = spec.id.clone();
         let old = attempt.checked_sub(2).map(|attempt| ContainerId { attempt, ..id.clone() });
@@ -236,7 +246,7 @@ impl Node {
             runtime.start(&spec)
         });
         let state = started.await.map_err(NotStarted::runtime)?;
-        self.cluster.event(&about, &Happened::well("Created", what)).await;
+        self.cluster.event(&about, Happened::well("Created", what));
         if matches!(state, FoundState::Running { .. }) {
             let address = self.probe_address(pod, &SandboxState::Ready(sandbox.clone()));
             self.post_start(pod, container, &id, address).await;
@@ -260,18 +270,25 @@ impl Node {
             node_memory: self.memory,
             ..Sources::default()
         };
-        let sources = prepare::read_sources(&self.cluster, pod, container, sources).await?;
+        let asking = prepare::read_sources(&self.cluster, pod, container, sources);
+        let (sources, dns) = tokio::join!(asking, self.cluster_dns());
+        let (sources, dns) = (sources?, dns?);
         let dir = self.pod_dir(pod);
         let volumes =
             Volumes { cluster: &self.cluster, pod, sources: &sources, dir: dir.join("volumes") };
         let volumes = volumes.set_up().await?;
         let places = Places { pod: dir, logs: self.logs_dir(pod), volumes };
+        self.write_names(pod, sandbox, &places, &dns)?;
+        prepare::container(pod, container, attempt, &sources, &places)
+    }
+
+    /// What the agent was told of names, or else where Service kube-system/kube-dns is.
+    async fn cluster_dns(&self) -> Result<ClusterDns, RequestError> {
         let mut dns = self.dns.clone();
         if dns.servers.is_empty() {
             dns.servers = cluster_dns::servers(&self.cluster).await?;
         }
-        self.write_names(pod, sandbox, &places, &dns)?;
-        prepare::container(pod, container, attempt, &sources, &places)
+        Ok(dns)
     }
 
     /// Writes `/etc/hosts` and its like, once for a sandbox.
@@ -314,7 +331,7 @@ impl Node {
         if let Err(why) = self.hook(container, id, hook, address).await {
             let about = reference(pod, Some(&container.name));
             let what = format!("PostStartHook failed: {why}");
-            self.cluster.event(&about, &Happened::ill("FailedPostStartHook", what)).await;
+            self.cluster.event(&about, Happened::ill("FailedPostStartHook", what));
             self.kill(id.clone()).await;
         }
     }
@@ -354,7 +371,7 @@ impl Node {
         {
             let about = reference(pod, Some(&container.name));
             let what = format!("PreStopHook failed: {why}");
-            self.cluster.event(&about, &Happened::ill("FailedPreStopHook", what)).await;
+            self.cluster.event(&about, Happened::ill("FailedPreStopHook", what));
         }
         let id = id.clone();
         if let Err(why) = self.blocking(move |runtime| runtime.terminate(&id)).await {
@@ -412,16 +429,7 @@ fn unsupported(spec: &PodSpec) -> Option<String> {
     if spec.share_process_namespace == Some(true) {
         return off("shareProcessNamespace");
     }
-    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-    let mut ports = containers.flat_map(|container| container.ports.iter().flatten());
-    let port = ports.find_map(|port| port.host_port.filter(|port| *port != 0))?;
-    // A pod in the node's own network listens there by itself.
-    (spec.host_network != Some(true)).then(|| {
-        format!(
-            "spec.containers[].ports[].hostPort: {port} is not supported on this node: reach the \
-             pod by a NodePort Service, or set hostNetwork"
-        )
-    })
+    None
 }
 
 #[cfg(test)]
@@ -436,9 +444,6 @@ mod tests {
 
     #[test]
     fn what_a_node_cannot_do_is_named() {
-        let port = r#"{"containers": [{"name": "web", "ports": [{"containerPort": 80, "hostPort": 8080}]}]"#;
-        assert!(told(&format!("{port}}}")).unwrap().contains("hostPort: 8080"));
-        assert_eq!(told(&format!("{port}, \"hostNetwork\": true}}")), None);
         assert!(told(r#"{"containers": [], "hostPID": true}"#).unwrap().contains("spec.hostPID"));
         assert_eq!(told(r#"{"containers": [{"name": "web"}]}"#), None);
     }

@@ -44,6 +44,11 @@ pub(crate) fn check(pod: &Value, old: &Value) -> Vec<FieldError> {
         if named(&container["name"]) > 1 {
             found.push(FieldError::duplicate("name", &container["name"]));
         }
+        let target = &container["targetContainerName"];
+        let is_other = |one: &Value| one["name"] == *target;
+        if !is_zero(target) && !others.iter().any(|list| list.iter().any(is_other)) {
+            found.push(FieldError::not_found("targetContainerName", target));
+        }
         for field in NOT_THEIRS.into_iter().filter(|field| !is_zero(&container[*field])) {
             let why = "cannot be set for an Ephemeral Container";
             found.push(FieldError::forbidden(field, why));
@@ -91,5 +96,13 @@ mod tests {
         let probed = told(&probe, &json!([]));
         assert!(probed[0].contains("livenessProbe"), "{probed:?}");
         assert!(!told(&json!([{"name": "a"}]), &json!([])).is_empty(), "without an image");
+    }
+
+    #[test]
+    fn they_look_into_a_container_that_there_is() {
+        let into = |target| json!([{"name": "a", "image": "x", "targetContainerName": target}]);
+        assert!(told(&into("web"), &json!([])).is_empty());
+        let missing = told(&into("db"), &json!([]));
+        assert!(missing[0].contains("targetContainerName"), "{missing:?}");
     }
 }
