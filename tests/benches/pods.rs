@@ -30,7 +30,7 @@ use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use loadtest::ratio::quantile;
 use serde_json::Value;
-use tests::pods::{Cluster, is_ready, kubectl, name};
+use tests::pods::{ASKS, Cluster, is_ready, kubectl, name, probed};
 
 const PODS: usize = 100;
 const ROUNDS: usize = 3;
@@ -58,27 +58,9 @@ fn main() {
     println!("p50 {p50:.1} ms, p99 {p99:.1} ms, max {max:.1} ms");
 }
 
-const MANY: &str = "
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: many}
-spec:
-  replicas: 0
-  progressDeadlineSeconds: 600
-  selector: {matchLabels: {app: many}}
-  template:
-    metadata: {labels: {app: many}}
-    spec:
-      terminationGracePeriodSeconds: 1
-      containers:
-      - name: hello
-        image: fairlead/hello
-        readinessProbe: {httpGet: {port: 8080}, periodSeconds: 1}
-";
-
 /// Makes the pods, waits until they are ready, and removes them.
 fn ready(cluster: &Cluster) -> Duration {
-    cluster.apply(MANY);
+    cluster.apply(&probed("many", 0, ASKS, ""));
     let seen = watch(cluster, "/api/v1/namespaces/default/pods");
     cluster.ok(&format!("scale deployment many --replicas={PODS}"));
     let (mut scheduled, mut ready) = (None, BTreeSet::new());

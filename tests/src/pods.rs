@@ -54,9 +54,15 @@ impl Cluster {
     /// Starts a companion that other nodes reach and that gives them their pods' addresses, and
     /// agents on nodes of these names.
     pub fn start_many(name: &str, kubectl: PathBuf, nodes: &[&str]) -> Self {
+        Self::start_many_with(name, kubectl, nodes, &[])
+    }
+
+    /// The same with more flags of the companion's.
+    pub fn start_many_with(name: &str, kubectl: PathBuf, nodes: &[&str], more: &[&str]) -> Self {
         // The first node of a sandbox has its first address.
         let cidrs = "--cluster-cidr=10.200.0.0/16,fd00:10:200::/48";
         let control = ["--secure", "--listen", "172.18.0.1:6443", cidrs];
+        let control = [&control[..], more].concat();
         let mut cluster = Self::companion(name, kubectl, nodes[0], &control);
         for node in nodes {
             cluster.join(node);
@@ -331,6 +337,32 @@ pub fn container(pod: &Value) -> &Value {
 /// The name of an object.
 pub fn name(object: &Value) -> &str {
     object["metadata"]["name"].as_str().unwrap()
+}
+
+/// A probe that asks the server itself every second; on a busy machine it may take its time.
+pub const ASKS: &str = "{httpGet: {port: 8080}, periodSeconds: 1, timeoutSeconds: 30}";
+
+/// A Deployment of servers that are ready while a probe says so; `more` is what else they have.
+pub fn probed(name: &str, replicas: usize, probe: &str, more: &str) -> String {
+    format!(
+        "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: {name}}}
+spec:
+  replicas: {replicas}
+  selector: {{matchLabels: {{app: {name}}}}}
+  template:
+    metadata: {{labels: {{app: {name}}}}}
+    spec:
+      terminationGracePeriodSeconds: 60
+      containers:
+      - name: hello
+        image: fairlead/hello
+        readinessProbe: {probe}
+        {more}
+"
+    )
 }
 
 /// Debian's newest kubectl of those that were set up.

@@ -6,6 +6,10 @@ mod churn;
 mod debug;
 #[path = "long/healing.rs"]
 mod healing;
+#[path = "long/host_ports.rs"]
+mod host_ports;
+#[path = "long/load_balancer.rs"]
+mod load_balancer;
 #[path = "long/trouble.rs"]
 mod trouble;
 #[path = "long/workloads.rs"]

@@ -15,6 +15,14 @@ fn state(pod: &Value) -> &Value {
     &pod["status"]["containerStatuses"][0]["state"]
 }
 
+/// Events are told after the fact.
+fn until_told(cluster: &Cluster, words: &[&str]) {
+    cluster.until(&format!("{words:?} are told"), |c| {
+        let events = c.ok("get events");
+        words.iter().all(|word| events.contains(word)).then_some(())
+    });
+}
+
 #[test]
 fn what_is_wrong_with_a_pod_is_said() {
     let cluster = Cluster::start("trouble", kubectl());
@@ -37,10 +45,7 @@ fn what_is_wrong_with_a_pod_is_said() {
     waits("crash", "CrashLoopBackOff");
     let crash = cluster.pod("crash")["status"]["containerStatuses"][0].clone();
     assert_eq!(crash["lastState"]["terminated"]["exitCode"], 3, "{crash}");
-    let events = cluster.ok("get events");
-    for word in ["BackOff", "Failed", "nosuch", "configmap \"q\" not found"] {
-        assert!(events.contains(word), "{word} is not in {events}");
-    }
+    until_told(&cluster, &["BackOff", "Failed", "nosuch", "configmap \"q\" not found"]);
     // What was missing comes, and the pod runs.
     cluster.ok("create configmap q --from-literal=a=b");
     cluster.until_ready("key");
@@ -70,10 +75,7 @@ fn pods_that_fall_ill_are_restarted_or_left_out() {
     cluster.ok("exec ill -- rm /tmp/well");
     // sleep does not hear SIGTERM as the first process: it is killed after its grace period.
     cluster.until("it is restarted", |c| (restarts(c) == 1).then_some(()));
-    let events = cluster.ok("get events");
-    for word in ["Unhealthy", "Liveness probe failed", "Killing"] {
-        assert!(events.contains(word), "{word} is not in {events}");
-    }
+    until_told(&cluster, &["Unhealthy", "Liveness probe failed", "Killing"]);
 }
 
 #[test]

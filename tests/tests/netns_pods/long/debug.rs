@@ -47,6 +47,27 @@ fn a_debug_container_looks_into_a_pod_that_runs() {
     assert!(is_ready(&after));
     assert_eq!(container(&after)["containerID"], container(&before)["containerID"]);
 
+    // With a target it sees that container's processes, and leaves none of its own.
+    let command = "tr '\\0' ' ' < /proc/1/cmdline; sleep 1000 & echo";
+    let (said, well) = cluster.run_words(&[
+        "debug",
+        "web",
+        "--image=fairlead/client",
+        "--container=into",
+        "--target=web",
+        "--",
+        "sh",
+        "-c",
+        command,
+    ]);
+    assert!(well, "{said}");
+    cluster.until("it ends", |c| {
+        (status(c, "into")["state"]["terminated"]["exitCode"] == 0).then_some(())
+    });
+    assert_eq!(cluster.ok("logs web -c into").trim(), "/fairlead hello");
+    let (said, well) = cluster.run("debug web --image=fairlead/client --target=none -- true");
+    assert!(!well && said.contains("targetContainerName"), "{said}");
+
     // There is no other way in, and none out.
     let other = r#"{"spec":{"ephemeralContainers":[{"name":"x","image":"fairlead/client"}]}}"#;
     let (said, well) = cluster.run_words(&["patch", "pod", "web", "-p", other]);

@@ -9,7 +9,7 @@ use sandbox::fairlead::{Client, Fairlead};
 use sandbox::traffic::{Load, Protocol, Until};
 use serde_json::Value;
 
-use tests::pods::{Cluster, SOON, container, is_ready, kubectl, name};
+use tests::pods::{ASKS, Cluster, SOON, container, is_ready, kubectl, name, probed};
 
 /// Where a Service leads, at its own address.
 pub(super) fn vip(cluster: &Cluster, service: &str) -> SocketAddr {
@@ -36,7 +36,7 @@ fn endpoints(cluster: &Cluster, service: &str) -> BTreeSet<String> {
     ready.map(|one| one["targetRef"]["name"].as_str().unwrap().to_owned()).collect()
 }
 
-fn until_ready_pods(cluster: &Cluster, n: usize) -> Vec<Value> {
+pub(super) fn until_ready_pods(cluster: &Cluster, n: usize) -> Vec<Value> {
     cluster.until(&format!("{n} pods are ready"), |c| {
         Some(c.pods()).filter(|pods| pods.len() == n && pods.iter().all(is_ready))
     })
@@ -49,8 +49,12 @@ fn kill(cluster: &Cluster, pod: &Value) {
     let cgroup = cluster.node.cgroup().join(format!("fairlead-{node}"));
     let dirs = fs::read_dir(cgroup).unwrap().flatten();
     let dir = dirs.map(|dir| dir.path()).find(|dir| dir.display().to_string().contains(uid));
+    // Named as the agent calls it, or as containerd does.
     let name = pod["spec"]["containers"][0]["name"].as_str().unwrap();
-    fs::write(dir.unwrap().join(name).join("cgroup.kill"), "1").unwrap();
+    let id = container(pod)["containerID"].as_str().unwrap().rsplit('/').next().unwrap();
+    let leaves = [name, id].map(|leaf| dir.as_ref().unwrap().join(leaf).join("cgroup.kill"));
+    let kill = leaves.iter().find(|file| file.exists()).unwrap();
+    fs::write(kill, "1").unwrap();
 }
 
 fn seconds_between(earlier: &Value, later: &Value) -> i64 {
@@ -85,12 +89,13 @@ fn a_container_that_is_killed_again_and_again_waits_longer_and_longer() {
         let least = [0, 9, 19][n - 1];
         assert!(waited >= least, "started again after {waited} s, not {least}");
     }
-    let events = cluster.ok("get events");
-    assert!(events.contains("Back-off restarting failed container"), "{events}");
+    cluster.until("it is told", |c| {
+        c.ok("get events").contains("Back-off restarting failed container").then_some(())
+    });
 }
 
 /// A Deployment whose pods leave a node that is dead at once.
-const SPREAD: &str = "
+pub(super) const SPREAD: &str = "
 apiVersion: apps/v1
 kind: Deployment
 metadata: {name: web}
@@ -155,28 +160,13 @@ fn a_dead_nodes_pods_move_and_its_endpoints_leave() {
     });
 }
 
-/// Pods that are ready while a file says so.
-const SWITCHED: &str = "
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: web}
-spec:
-  replicas: 2
-  selector: {matchLabels: {app: web}}
-  template:
-    metadata: {labels: {app: web}}
-    spec:
-      terminationGracePeriodSeconds: 2
-      containers:
-      - name: hello
-        image: fairlead/hello
-        readinessProbe: {exec: {command: [test, '!', -e, /tmp/ill]}, periodSeconds: 1, failureThreshold: 1, timeoutSeconds: 30}
-";
+/// Ready while there is no such file.
+const SWITCHED: &str = "{exec: {command: [test, '!', -e, /tmp/ill]}, periodSeconds: 1, failureThreshold: 1, timeoutSeconds: 30}";
 
 #[test]
 fn who_is_not_ready_is_asked_by_nobody_until_it_is_again() {
     let cluster = Cluster::start("switched", kubectl());
-    cluster.apply(SWITCHED);
+    cluster.apply(&probed("web", 2, SWITCHED, ""));
     cluster.ok("expose deployment web --port=80 --target-port=8080");
     let pods = until_ready_pods(&cluster, 2);
     let (first, second) = (name(&pods[0]), name(&pods[1]));
@@ -263,28 +253,12 @@ fn the_startup_probe_holds_the_others_back_and_liveness_restarts() {
 }
 
 /// What upstream recommends: who goes is no endpoint any more before it stops to listen.
-const ROLLED: &str = "
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: web}
-spec:
-  replicas: 4
-  selector: {matchLabels: {app: web}}
-  template:
-    metadata: {labels: {app: web}}
-    spec:
-      terminationGracePeriodSeconds: 60
-      containers:
-      - name: hello
-        image: fairlead/hello
-        readinessProbe: {httpGet: {port: 8080}, periodSeconds: 1, timeoutSeconds: 30}
-        lifecycle: {preStop: {sleep: {seconds: 5}}}
-";
+const GOES_LATER: &str = "lifecycle: {preStop: {sleep: {seconds: 5}}}";
 
 #[test]
 fn a_rolling_update_fails_no_request() {
     let cluster = Cluster::start("rolled", kubectl());
-    cluster.apply(ROLLED);
+    cluster.apply(&probed("web", 4, ASKS, GOES_LATER));
     cluster.ok("expose deployment web --port=80 --target-port=8080");
     until_ready_pods(&cluster, 4);
     cluster.until("all serve", |c| (endpoints(c, "web").len() == 4).then_some(()));
