@@ -5,10 +5,13 @@
 //! order that rotates; `again` is nftables once more (A/A). Everything runs on one core.
 //!
 //! `packets` are of 64 known UDP flows: put onto the wire before the node, counted where they come out at
-//! the pod, and dropped there. `connections` are TCP as sockets have it: connect, a byte there, a byte
-//! back, closed by the client: the server has forgotten each at once, or it would take a masqueraded client
-//! that comes with a port of another's for that one. Processor time is the kernel's accounting of all who take part, its own threads included.
-//! Ratios are to nftables, with 95 % intervals by bootstrap over rounds.
+//! the pod, and dropped there. `connections` are whole TCP ones, eight frames each, put onto the wires on both
+//! sides of the node, 200 under way at once: what a node can take, whoever its clients and servers are.
+//! `sockets` are TCP connections as sockets have them, one at a time: connect, a byte there, a byte back,
+//! closed by the client: the server has forgotten each at once, or it would take a masqueraded client that
+//! comes with a port of another's for that one. Most of what that takes is the sockets' own. Processor time is
+//! the kernel's accounting of all who take part, its own threads included. Ratios are to nftables, with 95 %
+//! intervals by bootstrap over rounds.
 //!
 //! `cargo xtask bench nodeport [ROUNDS]`
 
@@ -19,6 +22,8 @@
     reason = "a bench fails loudly"
 )]
 
+#[path = "nodeport/connections.rs"]
+mod connections;
 #[path = "nodeport/packets.rs"]
 mod packets;
 #[path = "nodeport/stage.rs"]
@@ -33,11 +38,13 @@ use loadtest::ratio::{Ratio, ratio};
 use tests::cpu;
 use tests::cycles::{self, Client, Cycle};
 
+use crate::connections::{Connections, MOST_ROUNDS};
 use crate::packets::Stream;
 use crate::stage::{Arm, PORT, Stage};
+use crate::wire::sink;
 
-/// Connections of a round of an arm.
-const CONNECTIONS: usize = 200;
+/// Connections of sockets in a round of an arm.
+const SOCKETS: usize = 200;
 /// Of nftables' rate, what is wanted.
 const WANTED: f64 = 1.1;
 /// The core that everything runs on.
@@ -59,21 +66,24 @@ fn bench(rounds: usize) {
 
     let me = env::current_exe().unwrap();
     let mut client = Client::start(stage.outside.command(me).arg("obey")).unwrap();
-    report(
-        "connections",
-        &in_turn(rounds, |arm| connections(&mut client, stage.arms()[arm], softirqs)),
-    );
+    report("sockets", &in_turn(rounds, |arm| sockets(&mut client, stage.arms()[arm], softirqs)));
 
     cycles::stay_on_one_core().unwrap();
     let mut streams = stage.arms().map(|arm| Stream::open(arm, &stage.outside));
     report("packets", &in_turn(rounds, |arm| streams[arm].round(softirqs)));
+
+    // Nor is the client to hear of connections that it has not asked for.
+    sink(stage.outside.command("nft"), "outside", "tcp");
+    let mut connections = stage.arms().map(|arm| Connections::open(arm, &stage.outside));
+    let rounds = rounds.min(MOST_ROUNDS);
+    report("connections", &in_turn(rounds, |arm| connections[arm].round(softirqs)));
 }
 
-fn connections(client: &mut Client, arm: &Arm, softirqs: u32) -> Round {
+fn sockets(client: &mut Client, arm: &Arm, softirqs: u32) -> Round {
     let pids = [client.id(), arm.server.id(), softirqs];
     let work = || pids.iter().map(|pid| cpu::of(*pid)).sum::<Duration>();
     let before = work();
-    let times = client.round(Cycle::TcpLeft, arm.target, CONNECTIONS).unwrap();
+    let times = client.round(Cycle::TcpLeft, arm.target, SOCKETS).unwrap();
     let took = Duration::from_secs_f64(times.iter().sum::<f64>() / 1e9);
     Round::new(times.len() as u64, took, work() - before)
 }
@@ -139,7 +149,8 @@ fn report(what: &str, arms: &Arms) {
         let all: Vec<&Round> = arm.iter().collect();
         let (each, work) = (1e9 / rate(&all), work(&all));
         println!("{name:<12} {rates:>21} {works:>21} {:>10.0} {each:>8.0} {work:>8.0}", rate(&all));
-        if name == "eBPF" {
+        // A socket's connection is mostly the socket's own.
+        if name == "eBPF" && what != "sockets" {
             println!("{:<12} {}", "", verdict(&rates));
         }
     }

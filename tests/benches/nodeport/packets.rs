@@ -1,6 +1,5 @@
 //! Packets of known UDP flows: put onto the wire before a node, counted at its pod.
 
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
@@ -10,7 +9,7 @@ use tests::packet::frame::frame;
 
 use crate::Round;
 use crate::stage::Arm;
-use crate::wire::{Wire, mac};
+use crate::wire::{Wire, mac, sink};
 
 /// Packets of a round of an arm.
 const PACKETS: u64 = 20_000;
@@ -40,7 +39,8 @@ impl<'s> Stream<'s> {
             [macs.as_slice(), packet.get(12..).unwrap()].concat()
         });
         let frames = frames.collect();
-        sink(arm);
+        // Datagrams end where they come out of the node.
+        sink(arm.pod.command("nft"), arm.pod.name(), "udp");
         Self { arm, wire: Wire::new(netns, &device), frames, _clients: clients }
     }
 
@@ -70,20 +70,4 @@ fn acquainted(outside: &Node, target: SocketAddr) -> UdpSocket {
         socket.recv(&mut [0]).unwrap();
     }
     socket
-}
-
-/// Datagrams end where they come out of the node.
-fn sink(arm: &Arm) {
-    let rules = "table netdev sink {
-  chain arriving {
-    type filter hook ingress device eth0 priority 0;
-    meta protocol ip ip protocol udp drop
-  }
-}
-";
-    let file = std::env::temp_dir().join(format!("bench-{}.nft", arm.pod.name()));
-    fs::write(&file, rules).unwrap();
-    let output = arm.pod.command("nft").arg("-f").arg(&file).output().unwrap();
-    fs::remove_file(&file).unwrap();
-    assert!(output.status.success(), "{output:?}");
 }

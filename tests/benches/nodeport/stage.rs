@@ -19,6 +19,10 @@ use tests::cycles::Client;
 /// What the pods' servers listen at.
 pub(crate) const PORT: u16 = 8080;
 const NODE_PORT: u16 = 30_080;
+/// The same of what is put onto the wires by hand: nobody listens there, and no socket's connection has had
+/// a port for that.
+pub(crate) const BY_HAND: u16 = 8081;
+const NODE_PORT_BY_HAND: u16 = 30_081;
 
 /// A node with its pod, and what to ask to be served by it.
 pub(crate) struct Arm {
@@ -27,6 +31,8 @@ pub(crate) struct Arm {
     pub(crate) node: Node,
     pub(crate) pod: Pod,
     pub(crate) target: SocketAddr,
+    /// The same at [`BY_HAND`].
+    pub(crate) by_hand: SocketAddr,
 }
 
 /// All of it.
@@ -50,7 +56,9 @@ impl Stage {
         outside.netns().set_sysctls(&[("ipv4/tcp_tw_reuse", "1")]).unwrap();
         let proxy = ours.lead_by_packets(&cluster);
         theirs.lead_by_rules(&cluster);
-        let bare = Arm { target: SocketAddr::new(bare.pod.addresses().v4.into(), PORT), ..bare };
+        let [target, by_hand] =
+            [PORT, BY_HAND].map(|port| SocketAddr::new(bare.pod.addresses().v4.into(), port));
+        let bare = Arm { target, by_hand, ..bare };
         Self { ours, theirs, bare, outside, _proxy: proxy, _cluster: cluster }
     }
 
@@ -65,8 +73,9 @@ impl Arm {
         let pod = node.pod(&format!("{name}-server")).unwrap();
         let me = std::env::current_exe().unwrap();
         let server = Client::start(pod.command(me).arg("serve")).expect("the server comes up");
-        let target = SocketAddr::new(node.addresses().v4.into(), NODE_PORT);
-        Self { server, node, pod, target }
+        let [target, by_hand] = [NODE_PORT, NODE_PORT_BY_HAND]
+            .map(|port| SocketAddr::new(node.addresses().v4.into(), port));
+        Self { server, node, pod, target, by_hand }
     }
 
     fn lead_by_packets(&self, cluster: &Sandbox) -> Proxy {
@@ -75,6 +84,8 @@ impl Arm {
             .cluster_ip(vip)
             .tcp("tcp", 80, PORT)
             .node_port(NODE_PORT)
+            .tcp("by-hand", 81, BY_HAND)
+            .node_port(NODE_PORT_BY_HAND)
             .udp("udp", 80, PORT)
             .node_port(NODE_PORT);
         let objects = Folder::create(&cluster.dir().join("objects")).unwrap();
@@ -104,11 +115,12 @@ impl Arm {
   chain prerouting {{
     type nat hook prerouting priority dstnat;
     ip daddr {own} tcp dport {NODE_PORT} dnat to {to}:{PORT}
+    ip daddr {own} tcp dport {NODE_PORT_BY_HAND} dnat to {to}:{BY_HAND}
     ip daddr {own} udp dport {NODE_PORT} dnat to {to}:{PORT}
   }}
   chain postrouting {{
     type nat hook postrouting priority srcnat;
-    ip daddr {to} tcp dport {PORT} masquerade
+    ip daddr {to} tcp dport {{ {PORT}, {BY_HAND} }} masquerade
     ip daddr {to} udp dport {PORT} masquerade
   }}
 }}
@@ -118,5 +130,8 @@ impl Arm {
         fs::write(&file, rules).unwrap();
         let output = self.node.command("nft").arg("-f").arg(&file).output().unwrap();
         assert!(output.status.success(), "{output:?}");
+        // Frames that are put onto a wire by hand bear no device's word for their checksums, as real ones do.
+        let trusted = [("netfilter/nf_conntrack_checksum", "0")];
+        self.node.netns().set_sysctls(&trusted).unwrap();
     }
 }

@@ -1,5 +1,6 @@
-//! Frames as they are, sent by a device.
+//! Frames as they are, sent by a device; and where they end.
 
+use std::fs;
 use std::io::IoSlice;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
@@ -7,6 +8,7 @@ use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, MultiHeaders, SockFlag, SockType, bind, sendmmsg, socket,
 };
+use sandbox::Launch;
 use sandbox::netns::Netns;
 
 /// Frames given to the kernel at once.
@@ -17,7 +19,8 @@ pub(crate) fn mac(netns: &Netns, device: &str) -> [u8; 6] {
     netns.run(|| link_address(device).addr().unwrap()).unwrap()
 }
 
-fn link_address(device: &str) -> LinkAddr {
+/// The same, for a socket to be bound to.
+pub(crate) fn link_address(device: &str) -> LinkAddr {
     let mut all = getifaddrs().unwrap().filter(|it| it.interface_name == device);
     all.find_map(|it| it.address?.as_link_addr().copied()).unwrap()
 }
@@ -55,4 +58,22 @@ impl Wire {
             }
         }
     }
+}
+
+/// Packets of a protocol end where they come to; `nft` is run there.
+pub(crate) fn sink(nft: Launch, name: &str, protocol: &str) {
+    let rules = format!(
+        "table netdev sink-{protocol} {{
+  chain arriving {{
+    type filter hook ingress device eth0 priority 0;
+    meta protocol ip ip protocol {protocol} drop
+  }}
+}}
+"
+    );
+    let file = std::env::temp_dir().join(format!("bench-{name}-{protocol}.nft"));
+    fs::write(&file, rules).unwrap();
+    let output = nft.arg("-f").arg(&file).output().unwrap();
+    fs::remove_file(&file).unwrap();
+    assert!(output.status.success(), "{output:?}");
 }
