@@ -29,8 +29,8 @@ const MAX_CONNECTIONS: usize = 4096;
 const BACKLOG: u32 = 4096;
 /// The longest line; a longer one is answered as if it ended here.
 const MAX_LINE: u64 = 8 * 1024;
-/// How long a connection may stay silent.
-const IDLE: Duration = Duration::from_secs(60);
+/// How long a connection may stay silent. An emulated machine may stand still for a minute.
+const IDLE: Duration = Duration::from_secs(300);
 /// How long open connections may go on once the server is asked to end.
 const DRAIN: Duration = Duration::from_secs(5);
 

@@ -43,9 +43,10 @@ mod long {
 
 /// On a kernel that has IPVS.
 mod vm {
+    /// To IPVS from each mode, and back.
     #[test]
-    fn no_connection_is_lost_on_a_tour_between_nftables_and_ipvs() {
-        super::tour(&["nftables", "ipvs", "nftables", "ipvs"]);
+    fn no_connection_is_lost_on_a_tour_to_ipvs_and_back() {
+        super::tour(&["ebpf", "ipvs", "nftables", "ipvs", "iptables", "ipvs", "ebpf"]);
     }
 }
 
