@@ -35,12 +35,16 @@ pub struct Containerd {
 }
 
 impl Containerd {
-    /// Starts one on a node, which keeps everything in `dir`.
+    /// Starts one on a node, which keeps everything in `dir`: as after a start of the machine, what is there
+    /// of an earlier one is known, and nothing of it runs.
     ///
     /// # Panics
     /// It does not begin.
     pub fn start(node: &Node, dir: &Path) -> Self {
-        fs::create_dir(dir).unwrap();
+        fs::create_dir_all(dir).unwrap();
+        let socket = dir.join("sock");
+        _ = fs::remove_file(&socket);
+        _ = fs::remove_dir_all(dir.join("state"));
         fs::write(dir.join("config.toml"), config(dir)).unwrap();
         let daemon = node
             .command("unshare")
@@ -49,7 +53,6 @@ impl Containerd {
             .stderr(fs::File::create(dir.join("log")).unwrap())
             .spawn()
             .unwrap();
-        let socket = dir.join("sock");
         let begins = wait::until(PATIENCE, || socket.exists());
         assert!(begins, "{}", fs::read_to_string(dir.join("log")).unwrap());
         let mount = sandbox::cgroup::find_mount().unwrap();

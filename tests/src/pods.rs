@@ -187,6 +187,16 @@ impl Cluster {
         self.agents[idx].process.take().unwrap().kill().unwrap();
     }
 
+    /// Switches a machine off: nothing of it runs, and nobody reaches it.
+    pub fn switch_off(&mut self, name: &str) {
+        self.kill_agent_of(name);
+        let idx = self.idx(name);
+        let agent = &mut self.agents[idx];
+        fs::write(agent.node.cgroup().join("cgroup.kill"), "1").unwrap();
+        agent.node.set_connected(false).unwrap();
+        agent.containerd = None;
+    }
+
     /// Runs kubectl: what it printed, and whether it succeeded.
     pub fn run(&self, line: &str) -> (String, bool) {
         let words: Vec<&str> = line.split(' ').collect();

@@ -1,5 +1,6 @@
 //! What a Service costs a proxy in memory, by the octet: read from YAML, merged, planned and compared, before any
 //! backend. What backends keep besides is measured by `cargo xtask bench sync`.
+#![expect(clippy::unwrap_used, reason = "a test fails loudly")]
 
 use std::fs;
 use std::path::Path;

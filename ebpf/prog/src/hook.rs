@@ -137,7 +137,8 @@ pub(crate) fn sendmsg(ctx: &SockAddrContext, family: Family) -> i32 {
 }
 
 /// Leads a question to this node's own DNS server. It is kept with the socket, not in `UDP_PEERS`:
-/// user space would end a socket whose endpoint is none of the Service's.
+/// user space would end a socket whose endpoint is none of the Service's. An endpoint that the socket
+/// asked before stays in its place, for the answer may be on its way; [`kept`] knows the server by itself.
 #[inline(always)]
 fn ask(ctx: &SockAddrContext, family: Family, frontend: Peer, server: Peer) -> i32 {
     let Some(socket) = make(ctx) else {
@@ -151,7 +152,9 @@ fn ask(ctx: &SockAddrContext, family: Family, frontend: Peer, server: Peer) -> i
         endpoint_port: server.port,
         generation: GENERATION,
     };
-    store(socket, flow);
+    if flow_to(socket, frontend).is_none() {
+        store(socket, flow);
+    }
     translate(ctx, family, flow)
 }
 

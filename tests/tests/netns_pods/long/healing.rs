@@ -129,10 +129,7 @@ fn a_dead_nodes_pods_move_and_its_endpoints_leave() {
         .map(|pod| name(pod).to_owned())
         .collect();
 
-    // The machine is switched off.
-    cluster.kill_agent_of("dies");
-    fs::write(cluster.node_of("dies").cgroup().join("cgroup.kill"), "1").unwrap();
-    cluster.node_of("dies").set_connected(false).unwrap();
+    cluster.switch_off("dies");
 
     cluster.until("others take their places", |c| {
         let serving = endpoints(c, "web");
