@@ -9,7 +9,9 @@ use packet::rewrite::End;
 use crate::skb::{Skb, read, update_sum, write};
 use crate::steps;
 
-/// Behind the network header's start: its checksum, its addresses, and the ports that follow it.
+/// A network header without options.
+const HEADER: u32 = 20;
+/// Behind its start: its checksum, its addresses, and the ports that follow it.
 const HEADER_CHECK: usize = 10;
 const SRC: usize = 12;
 const DST: usize = 16;
@@ -29,6 +31,10 @@ pub(crate) fn rewrite(
     end: End,
     (address, port): (&Addr, u16),
 ) -> Option<()> {
+    // Behind options the ports are not where they are looked for here.
+    if parsed.l4 != l3 + HEADER {
+        return steps::rewrite(skb, end, address, port);
+    }
     let change = Change::new(parsed, end, address, port);
     let done = if parsed.protocol == TCP {
         change.write::<TCP_CHECK, { TCP_CHECK + 2 }>(skb, l3, parsed)
