@@ -30,7 +30,7 @@ pub fn is_wanted() -> bool {
 pub struct Containerd {
     _daemon: Process,
     socket: PathBuf,
-    /// From the root of every hierarchy, what is above the nodes.
+    /// The node's, from the root of every hierarchy.
     cgroup: PathBuf,
 }
 
@@ -56,7 +56,7 @@ impl Containerd {
         let begins = wait::until(PATIENCE, || socket.exists());
         assert!(begins, "{}", fs::read_to_string(dir.join("log")).unwrap());
         let mount = sandbox::cgroup::find_mount().unwrap();
-        let cgroup = node.cgroup().strip_prefix(mount).unwrap().parent().unwrap().to_owned();
+        let cgroup = node.cgroup().strip_prefix(mount).unwrap().to_owned();
         Self { _daemon: daemon, socket, cgroup }
     }
 
@@ -69,13 +69,18 @@ impl Containerd {
 }
 
 impl Drop for Containerd {
-    /// The sandbox removes its v2 cgroups; these are the other hierarchies'.
+    /// The sandbox removes its v2 cgroups; these are the other hierarchies'. Who was killed may take
+    /// a moment to leave them.
     fn drop(&mut self) {
-        for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
-            let dir = hierarchy.path().join(&self.cgroup);
-            if hierarchy.path().join("tasks").exists() {
-                wait::until(PATIENCE, || sandbox::cgroup::remove(&dir).is_ok());
-            }
+        let hierarchies = fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|one| one.path());
+        let old: Vec<PathBuf> = hierarchies.filter(|one| one.join("tasks").exists()).collect();
+        wait::until(PATIENCE, || {
+            let remove = |root: &PathBuf| sandbox::cgroup::remove(&root.join(&self.cgroup)).is_ok();
+            old.iter().filter(|root| !remove(root)).count() == 0
+        });
+        // What is above the nodes goes with the last of them.
+        for root in &old {
+            _ = self.cgroup.parent().map(|above| fs::remove_dir(root.join(above)));
         }
     }
 }
