@@ -1,9 +1,12 @@
-//! `fairlead demo`: one Service in front of three pods, on this machine, in half a minute.
+//! `fairlead demo`: a Deployment and a Service, made through the Kubernetes API of this machine's own
+//! companion, in half a minute. Nothing needs to be installed.
 
+mod api;
 mod cluster;
 mod cost;
 mod heal;
 mod keep;
+mod objects;
 mod outside;
 mod screen;
 mod spread;
@@ -15,7 +18,8 @@ use anyhow::bail;
 use self::{cluster::Cluster, screen::Screen};
 use crate::interrupt::Interrupt;
 
-/// Show a Service at work: three pods on this machine, routed by eBPF
+/// Show a Deployment and a Service at work on this machine: its own Kubernetes API, pods that
+/// really run, routed by eBPF
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Leave the pods and the proxy running at the end, until Ctrl-C
@@ -59,11 +63,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 /// Every step needs the one before it; the cluster ends with this function, however it ends.
 fn show(screen: &mut Screen, interrupt: &Interrupt, args: &Args) -> anyhow::Result<()> {
     screen.title("fairlead demo: one Service, three pods, routed in the kernel by eBPF")?;
-    let mut cluster = Cluster::build(screen, interrupt, &args.name)?;
+    let cluster = Cluster::build(screen, interrupt, &args.name)?;
     spread::show(screen, interrupt, &cluster, args.rate)?;
-    outside::show(screen, interrupt, &mut cluster, args.rate)?;
+    outside::show(screen, interrupt, &cluster, args.rate)?;
     cost::show(screen, interrupt, &cluster)?;
-    heal::show(screen, interrupt, &mut cluster, args.rate)?;
+    heal::show(screen, interrupt, &cluster, args.rate)?;
     screen.success("Every pod was hit, and no request failed.")?;
     if args.keep { keep::hold(screen, interrupt, cluster) } else { keep::suggest(screen) }
 }

@@ -90,6 +90,14 @@ impl Sandbox {
         self.record.cgroup()
     }
 
+    /// Lets another cgroup, one of v1 that something in here makes for itself, go with the sandbox.
+    ///
+    /// # Errors
+    /// When it cannot be noted.
+    pub fn take_along(&self, cgroup: &Path) -> Result<(), BuildError> {
+        self.record.add_cgroup(cgroup)
+    }
+
     /// Ends everything now, and returns when it is gone.
     pub fn remove(self) {
         drop(self);

@@ -1,5 +1,6 @@
 //! The programs of the `fairlead` binary in a sandbox: servers, clients, proxies.
 
+mod agent;
 mod client;
 mod proxy;
 
@@ -12,6 +13,7 @@ use std::{
 
 use crate::{error::SpawnError, pod::Pod, process::Process};
 
+pub use agent::AgentOptions;
 pub use client::{Client, ClientError};
 pub use proxy::{Proxy, ProxyOptions};
 

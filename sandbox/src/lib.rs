@@ -24,7 +24,7 @@
 //! along; what else it leaves (processes, cgroups, a bpffs mount, a directory under
 //! `/run/fairlead/sandbox`) the next [`Sandbox::create`] sweeps.
 //!
-//! Read in this order: [`cluster`], [`node`], [`pod`], [`process`], then what they are made of:
+//! Read in this order: [`cluster`], [`node`], [`pod`], [`guest`], [`process`], then what they are made of:
 //! [`address`], [`netns`], [`link`], [`cgroup`], `record`. [`hello`] is what a pod serves,
 //! [`traffic`] what a client sends, [`manifest`] what Kubernetes would say of it all, and
 //! [`fairlead`] runs the binary's own programs in it.
@@ -32,6 +32,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cluster;
+pub mod guest;
 pub mod node;
 pub mod pod;
 pub mod process;
@@ -52,6 +53,7 @@ pub mod traffic;
 pub use address::Addresses;
 pub use cluster::Sandbox;
 pub use error::{BuildError, SpawnError};
+pub use guest::Guest;
 pub use link::LinkError;
 pub use node::Node;
 pub use pod::Pod;

@@ -6,6 +6,7 @@
 //!   demo/                         locked by the owner as long as it lives
 //!     pid                         the owner, for messages and for `stop`
 //!     cgroup → /sys/fs/cgroup/fairlead-sandbox-demo
+//!     cgroups/0 → /sys/fs/cgroup/pids/fairlead-node-a
 //!     places/web-1/netns → /proc/PID/fd/N
 //!     places/web-1/cgroup → /sys/fs/cgroup/fairlead-sandbox-demo/node-a/web-1
 //!     bpf/                        a bpffs, once asked for
@@ -69,14 +70,23 @@ impl Record {
         &self.cgroup
     }
 
+    /// Notes a cgroup that is to go as well; there may be none.
+    pub(crate) fn add_cgroup(&self, cgroup: &Path) -> Result<(), BuildError> {
+        let notes = self.dir.join("cgroups");
+        let n_notes = fs::read_dir(&notes).map_err(at("reading", &notes))?.count();
+        let note = notes.join(n_notes.to_string());
+        symlink(cgroup, &note).map_err(at("making", &note))
+    }
+
     /// Each step follows the note that undoes it.
     fn write(&self) -> Result<(), BuildError> {
         let pid = self.dir.join("pid");
         fs::write(&pid, process::id().to_string()).map_err(at("writing", &pid))?;
         let note = self.dir.join("cgroup");
         symlink(&self.cgroup, &note).map_err(at("making", &note))?;
-        let places = self.dir.join("places");
-        fs::create_dir(&places).map_err(at("making", &places))?;
+        for notes in ["places", "cgroups"].map(|name| self.dir.join(name)) {
+            fs::create_dir(&notes).map_err(at("making", &notes))?;
+        }
         cgroup::create_anew(&self.cgroup).map_err(at("making cgroup", &self.cgroup))
     }
 }
@@ -157,6 +167,10 @@ fn take_down(dir: &Path) -> io::Result<()> {
         cgroup::kill(&cgroup)?;
         unmount(&dir.join("bpf"))?;
         cgroup::remove(&cgroup)?;
+        // Who was in these was in that one, too, and is dead.
+        for note in fs::read_dir(dir.join("cgroups")).into_iter().flatten().flatten() {
+            cgroup::remove(&fs::read_link(note.path())?)?;
+        }
     }
     remove_statuses(&dir.join("bpf"));
     fs::remove_dir_all(dir)

@@ -25,16 +25,17 @@ pub(super) fn show(
     interrupt: &Interrupt,
     cluster: &Cluster,
 ) -> anyhow::Result<()> {
+    let [service, _] = cluster.service();
     screen.step("What that costs, beside the pods' own addresses")?;
     let direct: Vec<SocketAddr> =
-        cluster.webs.iter().map(|web| (web.pod.addresses().v4, hello::PORT).into()).collect();
+        cluster.webs()?.iter().map(|web| (web.addresses.v4, hello::PORT).into()).collect();
     let mut lines = vec![format!("{:<6}{:>12}{:>14}{:>9}", "", "pod", "Service", "ratio")];
     for (name, protocol) in [("TCP", Protocol::Tcp), ("UDP", Protocol::Udp)] {
         screen.progress(&format!("measuring {name} ..."))?;
         let comparison = Comparison {
             protocol,
             direct: direct.clone(),
-            service: cluster.service_v4(),
+            service,
             n_rounds: N_ROUNDS,
             n_requests: N_REQUESTS,
         };

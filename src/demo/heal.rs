@@ -1,16 +1,19 @@
-//! A pod goes while clients send: the Service heals, and nobody notices.
+//! A pod goes while clients send: another takes its place, and nobody notices.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, bail};
 use sandbox::{
     fairlead::Client,
-    manifest::{Endpoint, State},
     traffic::{Load, Protocol, Until},
 };
 
 use super::{
-    cluster::{Cluster, Web},
+    cluster::{Cluster, until},
+    objects::{self, N_PODS, PODS, Web, at},
     screen::{Screen, count},
 };
 use crate::interrupt::Interrupt;
@@ -21,39 +24,40 @@ const AFTER: u64 = 2;
 /// The pod gets no more requests when it has had none for this long.
 const QUIET: Duration = Duration::from_millis(500);
 const QUIET_WITHIN: Duration = Duration::from_secs(10);
-const GRACE: Duration = Duration::from_secs(10);
 
 pub(super) fn show(
     screen: &mut Screen,
     interrupt: &Interrupt,
-    cluster: &mut Cluster,
+    cluster: &Cluster,
     rate: u32,
 ) -> anyhow::Result<()> {
-    screen.step("A pod is removed while clients send")?;
-    let target = cluster.service_v4();
+    screen.step("A pod is deleted while clients send")?;
+    let [target, _] = cluster.service();
     let clients = [Protocol::Http, Protocol::Udp]
         .into_iter()
         .map(|protocol| {
             let timeout = Duration::from_secs(5);
             let load = Load { target, protocol, rate, until: Until::Told, timeout };
-            cluster.fairlead.client(&cluster.client, &load)
+            cluster.fairlead.client_in(&cluster.client, &load)
         })
         .collect::<Result<Vec<_>, _>>()?;
     screen.line(&format!("{rate} HTTP connections and {rate} UDP questions a second go on"))?;
     let deadline = Duration::from_secs(30);
     interrupt.wait_until(deadline, || answered(&clients) >= 2 * BEFORE * u64::from(rate))?;
 
-    let leaving = cluster.webs.remove(1);
-    let name = leaving.pod.name().to_owned();
-    let mut endpoints: Vec<_> = cluster.webs.iter().map(|web| Endpoint::of(&web.pod)).collect();
-    let staying = endpoints.clone();
-    endpoints.push(Endpoint::of(&leaving.pod).in_state(State::Terminating));
-    cluster.folder.write_endpoints(&cluster.service, &endpoints)?;
-    screen.line(&format!("{name} is marked as terminating in the EndpointSlices"))?;
-    wait_quiet(screen, interrupt, &clients, &name)?;
-    end(leaving)?;
-    cluster.folder.write_endpoints(&cluster.service, &staying)?;
-    screen.line(&format!("{name} has ended, and is gone from the EndpointSlices"))?;
+    let webs = cluster.webs()?;
+    let leaving = &webs.first().context("no pod is ready")?.name;
+    let known: BTreeSet<&str> = webs.iter().map(|web| web.name.as_str()).collect();
+    cluster.api.delete(&format!("{PODS}/{leaving}"))?;
+    screen.line(&format!("{leaving} is marked as terminating"))?;
+    wait_quiet(screen, interrupt, &clients, leaving)?;
+    wait_replaced(screen, interrupt, cluster, &known, &clients)?;
+    until(interrupt, "the pod has not gone", || {
+        let pods = cluster.api.get(objects::WEBS)?;
+        let mut pods = at(&pods, "/items").as_array().into_iter().flatten();
+        Ok((!pods.any(|pod| at(pod, "/metadata/name") == leaving.as_str())).then_some(()))
+    })?;
+    screen.line(&format!("{leaving} has ended, and is gone"))?;
 
     let goal = answered(&clients) + 2 * AFTER * u64::from(rate);
     screen.progress("sending on ...")?;
@@ -65,6 +69,11 @@ fn answered(clients: &[Client]) -> u64 {
     clients.iter().map(|client| client.tally().requests).sum()
 }
 
+/// How often a pod has answered.
+fn hits(clients: &[Client], name: &str) -> u64 {
+    clients.iter().filter_map(|client| client.tally().answers.get(name).copied()).sum()
+}
+
 /// Waits until `name` gets no more requests, and says how soon that was.
 fn wait_quiet(
     screen: &mut Screen,
@@ -72,13 +81,10 @@ fn wait_quiet(
     clients: &[Client],
     name: &str,
 ) -> anyhow::Result<()> {
-    let hits = || -> u64 {
-        clients.iter().filter_map(|client| client.tally().answers.get(name).copied()).sum()
-    };
     let marked = Instant::now();
-    let (mut seen, mut last) = (hits(), marked);
+    let (mut seen, mut last) = (hits(clients, name), marked);
     let is_quiet = interrupt.wait_until(QUIET_WITHIN, || {
-        let now = hits();
+        let now = hits(clients, name);
         if now != seen {
             (seen, last) = (now, Instant::now());
         }
@@ -91,10 +97,22 @@ fn wait_quiet(
     Ok(screen.line(&format!("its last request came within {} ms", took.max(1)))?)
 }
 
-fn end(web: Web) -> anyhow::Result<()> {
-    let Web { pod, mut server } = web;
-    server.terminate(GRACE).with_context(|| format!("ending the server in {}", pod.name()))?;
-    Ok(pod.remove()?)
+/// Waits until a pod that nobody knew is asked as well.
+fn wait_replaced(
+    screen: &mut Screen,
+    interrupt: &Interrupt,
+    cluster: &Cluster,
+    known: &BTreeSet<&str>,
+    clients: &[Client],
+) -> anyhow::Result<()> {
+    screen.progress("the Deployment makes another ...")?;
+    let new = until(interrupt, "no other pod has taken its place", || {
+        let webs = cluster.webs()?;
+        let is_whole = webs.len() == N_PODS;
+        let new = webs.into_iter().find(|Web { name, .. }| !known.contains(name.as_str()));
+        Ok(new.filter(|new| is_whole && hits(clients, &new.name) > 0))
+    })?;
+    Ok(screen.line(&format!("{} has taken its place, and answers", new.name))?)
 }
 
 fn summarise(screen: &mut Screen, clients: Vec<Client>) -> anyhow::Result<()> {
@@ -107,7 +125,7 @@ fn summarise(screen: &mut Screen, clients: Vec<Client>) -> anyhow::Result<()> {
     if !failures.is_empty() {
         let failures: Vec<_> = failures.iter().map(|(what, n)| format!("{n} x {what}")).collect();
         bail!(
-            "of {requests} requests while a pod was removed, these failed: {}",
+            "of {requests} requests while a pod was replaced, these failed: {}",
             failures.join(", ")
         );
     }

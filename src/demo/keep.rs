@@ -17,6 +17,7 @@ use sandbox::{Sandbox, wait};
 
 use super::{
     cluster::{Cluster, DETECT_LOCAL, NODE},
+    objects::{CLIENT, NAME},
     screen::Screen,
 };
 use crate::interrupt::Interrupt;
@@ -33,30 +34,35 @@ pub(super) fn hold(
     cluster: Cluster,
 ) -> anyhow::Result<()> {
     let this = this();
-    let (objects, bpffs) = (cluster.folder.path().display(), cluster.bpffs.display());
-    let slices = format!("{objects}/{}-endpoints.yaml", cluster.service.name());
+    let (kubeconfig, bpffs) = (cluster.kubeconfig.display(), cluster.bpffs.display());
+    let [service, _] = cluster.service();
+    let [node_port, _] = cluster.node_ports();
+    let on_node = format!("{this} demo --in {NODE} --");
     screen.line("")?;
     screen.line("All of it goes on running. In another terminal, as root:")?;
     for (what, command) in [
         ("ask the Service, as the pod `client`", {
-            format!("{this} demo --in client -- curl -s http://{}", cluster.service_v4().ip())
+            format!("{this} demo --in {CLIENT} -- curl -s http://{}", service.ip())
         }),
         ("ask its node port, from another machine", {
-            let [node_port, _] = cluster.node_ports();
             format!("{this} demo --in outside -- curl -s http://{node_port}/source")
         }),
         ("ask why that goes where it goes", {
             format!(
-                "{this} explain {} {}/tcp --hostname-override {} {DETECT_LOCAL} --objects {objects} \
-                 --bpffs {bpffs}",
-                cluster.client.addresses().v4,
-                cluster.service_v4(),
-                NODE,
+                "{on_node} {this} explain {} {service}/tcp --hostname-override {NODE} \
+                 {DETECT_LOCAL} --kubeconfig {kubeconfig} --bpffs {bpffs}",
+                cluster.client_addresses.v4,
             )
         }),
-        ("ask the proxy how it is", format!("{this} status --bpffs {bpffs}")),
-        ("change the endpoints: what you write is in force at once", format!("editor {slices}")),
-        ("kill the proxy: the Service goes on", format!("kill -9 {}", cluster.proxy.id())),
+        ("ask the node how it is", format!("{this} status --bpffs {bpffs}")),
+        ("change what there is, with any kubectl", {
+            format!(
+                "{on_node} kubectl --kubeconfig {kubeconfig} scale deployment {NAME} --replicas=5"
+            )
+        }),
+        ("kill the node's agent: the pods and the Service go on", {
+            format!("kill -9 {}", cluster.agent.id())
+        }),
         ("end the demo (or Ctrl-C here)", format!("{this} demo --stop")),
     ] {
         screen.line("")?;
@@ -74,8 +80,8 @@ pub(super) fn suggest(screen: &mut Screen) -> anyhow::Result<()> {
     let this = this();
     screen.line("Nothing is left behind. Next:")?;
     screen.line("")?;
-    screen.line(&format!("{:<44}# the same, left running", format!("{this} demo --keep")))?;
-    screen.line(&format!("{:<44}# on a node of a cluster", format!("{this} proxy --help")))?;
+    screen.line(&format!("{:<43} # the same, left running", format!("{this} demo --keep")))?;
+    screen.line(&format!("{:<43} # on a node of a cluster", format!("{this} proxy --help")))?;
     Ok(())
 }
 

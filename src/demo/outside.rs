@@ -19,7 +19,7 @@ const IN_FORCE_WITHIN: Duration = Duration::from_secs(10);
 pub(super) fn show(
     screen: &mut Screen,
     interrupt: &Interrupt,
-    cluster: &mut Cluster,
+    cluster: &Cluster,
     rate: u32,
 ) -> anyhow::Result<()> {
     let [target, _] = cluster.node_ports();

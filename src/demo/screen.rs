@@ -5,7 +5,7 @@ use std::{
     io::{self, IsTerminal, Stdout, Write},
 };
 
-/// The longest bar.
+/// The longest bar; pods of a Deployment have long names.
 const BAR: usize = 40;
 
 /// Where the demo is shown.
@@ -52,7 +52,7 @@ impl Screen {
         let filled = "#".repeat(length(share));
         let rest = " ".repeat(BAR - filled.len());
         let filled = self.paint("36", &filled);
-        writeln!(self.out, "   {name:<8}{filled}{rest}  {}", count(n))
+        writeln!(self.out, "   {name:<24}{filled}{rest}  {}", count(n))
     }
 
     /// What is going on just now; the next line takes its place. In a pipe, nothing.

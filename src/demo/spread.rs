@@ -8,6 +8,7 @@ use sandbox::traffic::{Load, Protocol, Tally, Until};
 
 use super::{
     cluster::Cluster,
+    objects::Web,
     screen::{Screen, count},
 };
 use crate::interrupt::Interrupt;
@@ -23,7 +24,7 @@ pub(super) fn show(
     screen.step("Requests to the Service's address: HTTP and UDP, over IPv4 and IPv6")?;
     screen.progress("sending ...")?;
     let kinds = [Protocol::Http, Protocol::Udp];
-    let targets = [cluster.service_v4(), cluster.service_v6()];
+    let targets = cluster.service();
     let loads = kinds.iter().flat_map(|protocol| {
         targets.map(|target| Load {
             target,
@@ -34,7 +35,7 @@ pub(super) fn show(
         })
     });
     let clients = loads
-        .map(|load| Ok((load.clone(), cluster.fairlead.client(&cluster.client, &load)?)))
+        .map(|load| Ok((load.clone(), cluster.fairlead.client_in(&cluster.client, &load)?)))
         .collect::<anyhow::Result<Vec<_>>>()?;
     interrupt.wait_until(DURATION, || false)?;
     tell(screen, cluster, clients)
@@ -47,9 +48,10 @@ pub(super) fn tell(
     clients: Vec<(Load, Client)>,
 ) -> anyhow::Result<()> {
     let mut total: BTreeMap<String, u64> = BTreeMap::new();
+    let webs = cluster.webs()?;
     for (load, client) in clients {
         let tally = client.finish()?;
-        check(&load, &tally, cluster)?;
+        check(&load, &tally, &webs)?;
         for (name, n) in tally.answers {
             *total.entry(name).or_default() += n;
         }
@@ -63,7 +65,7 @@ pub(super) fn tell(
 }
 
 /// Every pod, of every protocol and family, and no failure.
-fn check(load: &Load, tally: &Tally, cluster: &Cluster) -> anyhow::Result<()> {
+fn check(load: &Load, tally: &Tally, webs: &[Web]) -> anyhow::Result<()> {
     let way = format!("{} to {}", load.protocol, load.target);
     if tally.failed > 0 {
         bail!(
@@ -73,8 +75,8 @@ fn check(load: &Load, tally: &Tally, cluster: &Cluster) -> anyhow::Result<()> {
             tally.failures
         );
     }
-    let missed: Vec<_> =
-        cluster.web_names().filter(|name| !tally.answers.contains_key(*name)).collect();
+    let names = webs.iter().map(|web| web.name.as_str());
+    let missed: Vec<_> = names.filter(|name| !tally.answers.contains_key(*name)).collect();
     if !missed.is_empty() {
         bail!("{} was never hit by {} requests ({way})", missed.join(", "), tally.requests);
     }

@@ -32,14 +32,7 @@ impl Cgroups {
         let name = format!("fairlead-{node}");
         let available = fs::read_to_string(above.join("cgroup.controllers"))?;
         let own = fs::read_to_string("/proc/self/cgroup")?;
-        let v1 = CONTROLLERS.into_iter().filter(|one| !has_word(&available, one));
-        let v1 = v1.filter_map(|one| {
-            let mount = Path::new(V1).join(one);
-            let inside = own_v1(&own, one)?;
-            let dir = mount.join(inside.trim_start_matches('/'));
-            dir.is_dir().then(|| dir.join(&name))
-        });
-        let (v1, v2) = (v1.collect(), above.join(name));
+        let (v1, v2) = (below_own_v1(&available, &own, &name), above.join(name));
         let found = Self { v1, v2, others: Vec::new(), inside: PathBuf::new() };
         found.delegate(above, &available)?;
         Ok(found)
@@ -143,6 +136,27 @@ impl Cgroups {
         }
         Ok(())
     }
+}
+
+/// Where an agent of this name that runs processes keeps its pods' limits outside of `above`, the
+/// cgroup v2 directory above every pod: whoever removes that has these left to remove.
+///
+/// # Errors
+/// `above` is no cgroup, or the kernel does not say in which cgroups this process is.
+pub fn limit_cgroups(above: &Path, node: &str) -> io::Result<Vec<PathBuf>> {
+    let available = fs::read_to_string(above.join("cgroup.controllers"))?;
+    let own = fs::read_to_string("/proc/self/cgroup")?;
+    Ok(below_own_v1(&available, &own, &format!("fairlead-{node}")))
+}
+
+/// Of the controllers that v2 does not have, below the cgroups that a process is in.
+fn below_own_v1(available: &str, own: &str, name: &str) -> Vec<PathBuf> {
+    let v1 = CONTROLLERS.into_iter().filter(|one| !has_word(available, one));
+    let v1 = v1.filter_map(|one| {
+        let dir = Path::new(V1).join(one).join(own_v1(own, one)?.trim_start_matches('/'));
+        dir.is_dir().then(|| dir.join(name))
+    });
+    v1.collect()
 }
 
 fn pod(root: &Path, uid: &str) -> PathBuf {

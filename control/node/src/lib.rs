@@ -41,5 +41,6 @@ mod volumes;
 mod worker;
 
 pub use agent::{Config, RunError, RuntimeChoice, run};
+pub use cgroups::limit_cgroups;
 pub use containerd::cni::answer as answer_cni;
 pub use process::entry::{Role, enter};

@@ -11,6 +11,7 @@ use std::{
 use super::Fairlead;
 use crate::{
     error::SpawnError,
+    guest::Guest,
     node::Node,
     pod::Pod,
     process::{Launch, Process},
@@ -67,6 +68,14 @@ impl Fairlead {
         self.send(pod.name(), pod.command(self.path()), load)
     }
 
+    /// The same from a pod that an agent runs.
+    ///
+    /// # Errors
+    /// As [`Fairlead::client`].
+    pub fn client_in(&self, guest: &Guest, load: &Load) -> Result<Client, ClientError> {
+        self.send(guest.name(), guest.command(self.path()), load)
+    }
+
     /// The same from `node` itself.
     ///
     /// # Errors
@@ -96,13 +105,13 @@ impl Fairlead {
         Ok(Client { pod: place.to_owned(), process, stdin, tally, reader })
     }
 
-    /// Measures two ways to the same servers from `pod`.
+    /// Measures two ways to the same servers from a pod that an agent runs.
     ///
     /// # Errors
     /// When a request fails, or the client cannot be run.
-    pub fn compare(&self, pod: &Pod, comparison: &Comparison) -> Result<Costs, ClientError> {
+    pub fn compare(&self, guest: &Guest, comparison: &Comparison) -> Result<Costs, ClientError> {
         let direct = comparison.direct.iter().flat_map(|d| ["--direct".to_owned(), d.to_string()]);
-        let output = pod
+        let output = guest
             .command(self.path())
             .args(["client", "--target", &comparison.service.to_string()])
             .args(["--protocol", &comparison.protocol.to_string()])
@@ -110,7 +119,7 @@ impl Fairlead {
             .args(["--rounds", &comparison.n_rounds.to_string()])
             .args(["--requests", &comparison.n_requests.to_string()])
             .output()?;
-        let pod = pod.name().to_owned();
+        let pod = guest.name().to_owned();
         if !output.status.success() {
             let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
             return Err(ClientError::Failed { pod, words });

@@ -45,14 +45,8 @@ impl Fairlead {
         options: &ProxyOptions,
         log: &Path,
     ) -> Result<Proxy, SpawnError> {
-        let file = File::options().create(true).append(true).open(log);
-        let file = file.map_err(|source| SpawnError {
-            program: format!("the proxy, with its log in {}", log.display()),
-            place: node.name().to_owned(),
-            source,
-        })?;
-        let process = self.proxy_command(node, options).stderr(file).spawn()?;
-        Ok(Proxy { process, log: log.to_owned() })
+        let process = self.proxy_command(node, options).stderr(open_log(node, log)?).spawn()?;
+        Ok(Proxy::of(process, log.to_owned()))
     }
 
     /// Runs a proxy that is expected to refuse, and returns what it said.
@@ -102,7 +96,20 @@ impl Fairlead {
     }
 }
 
+/// What a program on `node` says goes to the end of `log`.
+pub(super) fn open_log(node: &Node, log: &Path) -> Result<File, SpawnError> {
+    File::options().create(true).append(true).open(log).map_err(|source| SpawnError {
+        program: format!("what logs to {}", log.display()),
+        place: node.name().to_owned(),
+        source,
+    })
+}
+
 impl Proxy {
+    pub(super) const fn of(process: Process, log: PathBuf) -> Self {
+        Self { process, log }
+    }
+
     /// Kills it, as `kill -9` does.
     ///
     /// # Errors

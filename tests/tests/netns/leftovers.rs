@@ -111,13 +111,14 @@ fn the_demo_ends_well_and_leaves_nothing() {
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
     for words in [
-        "web-1",
-        "web-2",
-        "web-3",
+        "serving after",
+        "in force after",
+        "hello.default.svc.cluster.local",
         "http://172.18.0.1:30080, a node port",
         "the pods see 10.244.1.1, the node",
         "the pods see 172.18.0.2, the client",
         "ratio",
+        "has taken its place",
         "0 failed",
         "no request failed",
         "--keep",
