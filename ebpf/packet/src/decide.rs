@@ -9,6 +9,7 @@
 //!
 //! Between the two, the kernel forwards: it sees client and endpoint, in both directions.
 
+use abi::addr::Addr;
 use abi::counter::Counter;
 use abi::flow::{SNAT_FIRST, Seen, Tuple, flag};
 
@@ -299,18 +300,22 @@ fn returns<T: Tables>(
     Some(packet.rewritten(parsed, End::Destination, &sent.src, port))
 }
 
-/// Finds a source for the masqueraded connection of a packet that leaves ([`flow::masquerade`]).
+/// Finds a source for the masqueraded connection of a packet that leaves ([`flow::masquerade`]), and says
+/// which.
 ///
 /// # Errors
 /// Why the packet must be dropped.
 #[inline(always)]
-pub fn find_source(tables: &impl Tables, parsed: &Parsed) -> Result<(), Verdict> {
+pub fn find_source(tables: &impl Tables, parsed: &Parsed) -> Result<(Addr, u16), Verdict> {
     let name = tuple(parsed).leaving();
     let mut sent = name;
-    match flow::by_name(tables, &name, &mut sent) {
-        Some(found) if found.live.snat_port() == 0 => flow::masquerade(tables, found, &sent),
-        _ => Ok(()),
+    // It may have ended meanwhile.
+    let found = flow::by_name(tables, &name, &mut sent);
+    let found = found.ok_or(Verdict::drop(Counter::DroppedNoPort))?;
+    if found.live.snat_port() == 0 {
+        flow::masquerade(tables, found, &sent)?;
     }
+    Ok((found.live.snat(), found.live.snat_port()))
 }
 
 /// SNAT.
@@ -407,7 +412,7 @@ pub fn to_frontend<T: Tables>(
         tables.turned_away(slot, false);
         return verdict;
     }
-    match flow::by_key(tables, sent) {
+    match flow::opened(tables, sent) {
         Some(found) => to_endpoint(packet, tables, parsed, found, sent),
         // Displaced at once: there are more new connections than there is room for.
         None => Verdict::drop(Counter::DroppedNoRoom),

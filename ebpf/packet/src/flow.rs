@@ -39,6 +39,17 @@ pub fn by_key(tables: &impl Tables, sent: &Tuple) -> Option<Found> {
     Some(Found { live, stage: Stage::Established })
 }
 
+/// The connection that was opened just now.
+#[inline(always)]
+pub fn opened(tables: &impl Tables, sent: &Tuple) -> Option<Found> {
+    if let Some(live) = tables.flow(Stage::New, sent) {
+        return Some(Found { live, stage: Stage::New });
+    }
+    // Another processor may have opened it, and established it since.
+    let live = tables.flow(Stage::Established, sent)?;
+    Some(Found { live, stage: Stage::Established })
+}
+
 /// The connection that goes by a name; its key is left in `sent`.
 #[inline(always)]
 pub fn by_name(tables: &impl Tables, name: &Tuple, sent: &mut Tuple) -> Option<Found> {
@@ -90,15 +101,15 @@ pub fn forget(tables: &impl Tables, stage: Stage, live: Live, sent: &Tuple) {
     tables.remove_flow(stage, sent);
 }
 
-/// Keeps a connection whose client has proved that it exists where nothing displaces it. When there
-/// is no room it stays where it is.
+/// Keeps a connection whose client has proved that it exists where nothing displaces it, by names that are
+/// believed at once. When there is no room it stays where it is.
 #[inline(always)]
 pub fn establish(tables: &impl Tables, live: Live, sent: &Tuple) {
     let leaving = live.leaving(sent);
     let (snat, snat_port) = (live.snat(), live.snat_port());
     let returning = live.returning(sent, &snat, snat_port);
-    let named = tables.add_name(Stage::Established, &leaving, sent) != Added::Full
-        && (snat_port == 0 || tables.add_name(Stage::Established, &returning, sent) != Added::Full);
+    let named = tables.add_compared(&leaving, live, sent) != Added::Full
+        && (snat_port == 0 || tables.add_compared(&returning, live, sent) != Added::Full);
     if !named || tables.add_flow(Stage::Established, sent, live) == Added::Full {
         tables.remove_name(Stage::Established, &leaving);
         tables.remove_name(Stage::Established, &returning);
@@ -256,7 +267,9 @@ pub fn masquerade(tables: &impl Tables, found: Found, sent: &Tuple) -> Result<()
 #[inline(always)]
 pub fn claim(tables: &impl Tables, stage: Stage, name: &Tuple, sent: &Tuple, forced: bool) -> bool {
     let mut key = *name;
-    if let Some(holder) = by_name(tables, name, &mut key)
+    let is_established = tables.name(Stage::Established, name, &mut key);
+    if (is_established || tables.name(Stage::New, name, &mut key))
+        && let Some(holder) = by_key(tables, &key)
         && key != *sent
         && is_named(holder.live, &key, name)
     {
@@ -274,7 +287,7 @@ pub fn claim(tables: &impl Tables, stage: Stage, name: &Tuple, sent: &Tuple, for
         tables.remove_flow(holder.stage, &key);
     }
     // What an established one has left would be found before this.
-    if stage == Stage::New && tables.named(name).is_some() {
+    if stage == Stage::New && is_established {
         tables.remove_name(Stage::Established, name);
     }
     match tables.add_name(stage, name, sent) {

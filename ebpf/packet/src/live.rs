@@ -389,7 +389,8 @@ impl LiveName {
             self.set_bytes(0);
         }
         let masquerades = live.has(flag::MASQUERADE);
-        let is_plain = live.reply() == half::OPEN | half::CONFIRMED
+        // Once it has closed, the endpoint's segments change nothing more but by a reset.
+        let is_plain = live.reply() & !half::FIN == half::OPEN | half::CONFIRMED
             && live.client_port() == sent.src_port
             && !live.is_host()
             && (!masquerades || live.snat_port() != 0);

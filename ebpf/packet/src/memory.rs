@@ -468,6 +468,16 @@ impl<S: Services> Tables for Memory<S> {
         Added::Fresh
     }
 
+    fn add_compared(&self, name: &Tuple, record: Live, sent: &Tuple) -> Added {
+        let added = self.add_name(Stage::Established, name, sent);
+        if added == Added::Fresh
+            && let Some(known) = self.named(name)
+        {
+            known.compare(record, sent, self.seconds());
+        }
+        added
+    }
+
     fn remove_name(&self, stage: Stage, name: &Tuple) {
         self.of(stage).1.borrow_mut().remove(name);
     }

@@ -24,12 +24,7 @@ pub fn arrives<T: Tables>(packet: &mut impl Packet, tables: &T, parsed: &mut Par
     }
     let sent = parsed.key(Seen::Sent);
     let Some(live) = tables.flow(Stage::Established, sent) else { return Verdict::UNKNOWN };
-    let goes_on = if parsed.protocol == UDP {
-        tables.generation(live.slot()) == live.generation()
-    } else {
-        parsed.segment.flags & tcp::SYN == 0
-    };
-    if !goes_on
+    if parsed.protocol == UDP && tables.generation(live.slot()) != live.generation()
         || live.is_host()
         || live.client_port() != parsed.src_port
         || parsed.src.is_loopback()
@@ -62,7 +57,7 @@ pub fn leaves<T: Tables>(packet: &mut impl Packet, tables: &T, parsed: &mut Pars
     // The end of a connection is noted in its record.
     if parsed.dst_port != port
         || !same(&parsed.dst(), &client)
-        || parsed.protocol == TCP && parsed.segment.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0
+        || parsed.protocol == TCP && parsed.segment.flags & (tcp::FIN | tcp::RST) != 0
     {
         return Verdict::UNKNOWN;
     }
@@ -88,9 +83,14 @@ fn returns<T: Tables>(
     packet.rewritten(parsed, End::Destination, &known.client(), known.client_port())
 }
 
+/// What opens a connection belongs to none that is established, so nothing is looked up for it here.
 #[inline(always)]
 fn is_plain(parsed: &Parsed) -> bool {
-    matches!(parsed.fragment, Fragment::Whole) && matches!(parsed.protocol, TCP | UDP)
+    matches!(parsed.fragment, Fragment::Whole)
+        && match parsed.protocol {
+            TCP => parsed.segment.flags & tcp::SYN == 0,
+            protocol => protocol == UDP,
+        }
 }
 
 #[cfg(test)]

@@ -143,6 +143,8 @@ pub trait Tables: Sized {
     fn name(&self, stage: Stage, name: &Tuple, sent: &mut Tuple) -> bool;
     /// Adds a name.
     fn add_name(&self, stage: Stage, name: &Tuple, sent: &Tuple) -> Added;
+    /// Adds an established connection's name that was compared with its record.
+    fn add_compared(&self, name: &Tuple, record: Live, sent: &Tuple) -> Added;
     /// Removes a name.
     fn remove_name(&self, stage: Stage, name: &Tuple);
 

@@ -3,7 +3,7 @@
 
 use abi::addr::Addr;
 use packet::checksum::{self, both, mended, port_difference, word_difference};
-use packet::parse::{Parsed, TCP};
+use packet::parse::{Fragment, Parsed, TCP, UDP};
 use packet::rewrite::End;
 
 use crate::skb::{Skb, read, update_sum, write};
@@ -35,16 +35,36 @@ pub(crate) fn rewrite(
     if parsed.l4 != l3 + HEADER {
         return steps::rewrite(skb, end, address, port);
     }
-    let change = Change::new(parsed, end, address, port);
-    let done = if parsed.protocol == TCP {
-        change.write::<TCP_CHECK, { TCP_CHECK + 2 }>(skb, l3, parsed)
-    } else {
-        change.write::<UDP_CHECK, { UDP_CHECK + 2 }>(skb, l3, parsed)
-    };
-    match done {
+    match Change::new(parsed, end, address, port).write_any(skb, l3, parsed) {
         Some(()) => Some(()),
         None => steps::rewrite(skb, end, address, port),
     }
+}
+
+/// The same of a packet that may be any, whose headers are kept right. `None` if nothing was done: it is not
+/// plain, or does not lie in place.
+#[inline(always)]
+pub(crate) fn rewrite_parsed(
+    skb: Skb,
+    parsed: &mut Parsed,
+    end: End,
+    (address, port): (&Addr, u16),
+) -> Option<()> {
+    let is_plain = !parsed.v6
+        && parsed.l4 == parsed.l3.wrapping_add(HEADER)
+        && matches!(parsed.fragment, Fragment::Whole)
+        && matches!(parsed.protocol, TCP | UDP);
+    if !is_plain {
+        return None;
+    }
+    let change = Change::new(parsed, end, address, port);
+    change.write_any(skb, parsed.l3, parsed)?;
+    parsed.check = mended(parsed.check, change.of_address);
+    match end {
+        End::Source => (parsed.src, parsed.src_port) = (*address, port),
+        End::Destination => (parsed.dst, parsed.dst_port) = (*address, port),
+    }
+    Some(())
 }
 
 /// What changes, and what that does to sums.
@@ -77,6 +97,15 @@ impl Change {
     }
 
     /// `None` if nothing was done: the packet does not lie in place, or has no checksum.
+    #[inline(always)]
+    fn write_any(&self, skb: Skb, l3: u32, parsed: &Parsed) -> Option<()> {
+        if parsed.protocol == TCP {
+            self.write::<TCP_CHECK, { TCP_CHECK + 2 }>(skb, l3, parsed)
+        } else {
+            self.write::<UDP_CHECK, { UDP_CHECK + 2 }>(skb, l3, parsed)
+        }
+    }
+
     #[inline(always)]
     fn write<const CHECK: usize, const END: usize>(
         &self,

@@ -14,6 +14,7 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use packet::decide::Verdict;
 use packet::live::Live;
+use packet::packet::Packet as _;
 use packet::parse::Parsed;
 use packet::rewrite::End;
 use packet::tables::{Choice, Chosen, Found as Destination, Stage};
@@ -22,6 +23,7 @@ use packet::{decide, filter, flow, fragment, icmp, parse, quick, refuse, rewrite
 use crate::dns;
 use crate::lead;
 use crate::maps::{KEYS, copy, count_dropped, count_refused, tell};
+use crate::plain;
 use crate::skb::{FRAGMENT, Hot, ICMP, SOURCE, Skb, mend_slowly};
 use crate::tables::Kernel;
 use crate::tc::{quoted, scratch};
@@ -102,8 +104,11 @@ step! {
         let Some(parsed) = scratch() else { return 0 };
         let end = if end == 0 { End::Source } else { End::Destination };
         #[expect(clippy::cast_possible_truncation, reason = "a port")]
-        let done = rewrite::rewrite(&mut Skb(skb.0), parsed, end, address, port as u16);
-        u32::from(done.is_some())
+        let port = port as u16;
+        if plain::rewrite_parsed(skb, parsed, end, (address, port)).is_some() {
+            return 1;
+        }
+        u32::from(rewrite::rewrite(&mut Skb(skb.0), parsed, end, address, port).is_some())
     }
 }
 
@@ -255,10 +260,18 @@ step! {
 }
 
 step! {
-    /// Finds a source for a connection; zero, or a verdict.
+    /// Finds a source for a connection, and masquerades its packet: a verdict.
     fn step_source(skb; ; ) {
-        let Some(parsed) = scratch() else { return 0 };
-        word(decide::find_source(&Kernel(skb), parsed))
+        let (Some(parsed), Some(source)) = (scratch(), quoted()) else { return 0 };
+        let port = match decide::find_source(&Kernel(skb), parsed) {
+            // Not on the stack, of which nothing is left.
+            Ok((address, port)) => {
+                source.src = address;
+                port
+            }
+            Err(verdict) => return verdict.0,
+        };
+        Skb(skb.0).rewritten(parsed, End::Source, &source.src, port).0
     }
 }
 
@@ -427,25 +440,16 @@ pub(crate) fn leaves(skb: Skb, l3: u32) -> Verdict {
         Verdict::UNKNOWN => {}
         verdict => return verdict,
     }
-    let mut has_ports = 0;
-    let mut verdict = Verdict(step_leaves(skb.0, has_ports));
+    let mut verdict = Verdict(step_leaves(skb.0, 0));
     if verdict == FRAGMENT {
         match Verdict(step_fragment(skb.0, 1)) {
             Verdict::ON => {}
             verdict => return verdict,
         }
-        has_ports = 1;
-        verdict = Verdict(step_leaves(skb.0, has_ports));
-    }
-    if verdict == SOURCE {
-        if let Err(verdict) = result(step_source(skb.0)) {
-            return verdict;
-        }
-        verdict = Verdict(step_leaves(skb.0, has_ports));
+        verdict = Verdict(step_leaves(skb.0, 1));
     }
     match verdict {
-        // Its connection has ended meanwhile.
-        SOURCE => Verdict::drop(Counter::DroppedNoPort),
+        SOURCE => Verdict(step_source(skb.0)),
         ICMP => Verdict(step_icmp(skb.0, 0)),
         Verdict::UNKNOWN => Verdict(step_to_frontend(skb.0, 1)),
         verdict => verdict,

@@ -309,6 +309,18 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
+    fn add_compared(&self, name: &Tuple, record: Live, sent: &Tuple) -> Added {
+        let Some(value) = NAME.get_ptr_mut(0) else { return Added::Full };
+        named(value, sent);
+        // SAFETY: a per-CPU value; the verifier checked the pointer, and no other packet is decided on this
+        // processor meanwhile.
+        unsafe { LiveName::new(value) }.compare(record, sent, self.seconds());
+        // SAFETY: as above.
+        let value = unsafe { &*value.cast_const() };
+        added(NAMES.insert(name, value, u64::from(BPF_NOEXIST)))
+    }
+
+    #[inline(always)]
     fn remove_name(&self, stage: Stage, name: &Tuple) {
         // As above.
         _ = match stage {

@@ -70,6 +70,11 @@ fn sent() -> Tuple {
 
 /// One connection whose client has proved that it exists.
 fn established() -> Memory<Nothing> {
+    established_after(half::OPEN)
+}
+
+/// The same; its endpoint has done that.
+fn established_after(reply: u8) -> Memory<Nothing> {
     let memory = Memory::new(Nothing);
     memory.now.set(100);
     memory.add_new(&sent(), |record| {
@@ -78,7 +83,7 @@ fn established() -> Memory<Nothing> {
             endpoint_port: 8080u16.to_be(),
             client_port: sent().src_port,
             forward: half::OPEN | half::CONFIRMED,
-            reply: half::OPEN,
+            reply,
             ..Record::default()
         };
     });
@@ -134,6 +139,14 @@ fn a_name_is_believed_for_the_second_in_which_it_was_compared() {
 }
 
 #[test]
+fn a_connection_is_known_by_its_names_as_soon_as_it_is_established() {
+    let memory = established_after(half::OPEN | half::CONFIRMED);
+    assert_eq!(quickly(&memory, tcp::ACK), (Verdict::PASS, FRONTEND));
+    memory.now.set(101);
+    assert_eq!(quickly(&memory, tcp::ACK), (Verdict::UNKNOWN, ENDPOINT));
+}
+
+#[test]
 fn a_name_without_its_record_is_nothing_from_the_next_second_on() {
     let memory = established();
     assert_eq!(wholly(&memory, tcp::ACK), FRONTEND);
@@ -163,9 +176,13 @@ fn the_end_of_a_connection_is_noted_in_its_record_at_once() {
     wholly(&memory, tcp::ACK | tcp::FIN);
     let live = memory.flow(Stage::Established, &sent()).unwrap();
     assert_ne!(live.reply() & half::FIN, 0);
-    // From here on every packet is counted in the record.
-    wholly(&memory, tcp::ACK);
-    assert_eq!(counted(&memory), (4, 160));
+    assert_eq!(counted(&memory), (3, 120));
+    // What follows changes nothing, but for a reset.
+    assert_eq!(quickly(&memory, tcp::ACK), (Verdict::PASS, FRONTEND));
+    assert_eq!(quickly(&memory, tcp::RST).0, Verdict::UNKNOWN);
+    wholly(&memory, tcp::RST);
+    assert_ne!(live.reply() & half::RESET, 0);
+    assert_eq!(quickly(&memory, tcp::ACK).0, Verdict::UNKNOWN);
 }
 
 #[test]
