@@ -25,6 +25,10 @@ pub(crate) struct Args {
     /// Write a kubeconfig of the administrator here.
     #[arg(long, value_name = "FILE")]
     kubeconfig_out: Option<PathBuf>,
+    /// Make a token by which nodes join (good for a day; `kubectl` makes others as Secrets of type
+    /// bootstrap.kubernetes.io/token), and write the command that takes it here.
+    #[arg(long, value_name = "FILE", requires = "secure")]
+    join_out: Option<PathBuf>,
     /// Serve HTTPS with a certificate authority made for it, and ask for tokens (RBAC). Without
     /// it, plain HTTP on loopback only.
     #[arg(long)]
@@ -131,6 +135,7 @@ impl Args {
             },
             max_connections: self.max_connections,
             kubeconfig: self.kubeconfig_out.clone(),
+            join: self.join_out.clone(),
         })
     }
 }

@@ -60,14 +60,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // What the proxy leaves alone (headless, foreign, aliases) has names all the same.
-        let watched = args.source.watch_node(proxy.node_name(), args.pods.are_run()).await?;
-        let dns = Dns::start(&serve, &args.source, Led::ByNode).await?;
+        let source = args.pods.joined(&args.source).await?;
+        let watched = source.watch_node(proxy.node_name(), args.pods.are_run()).await?;
+        let dns = Dns::start(&serve, &source, Led::ByNode).await?;
         lead::note(&proxy.status_file(), dns.link_local())?;
         let mut lead = Lead::new(proxy.take_own_dns(), &dns)?;
         let (names, services) = (watched.feed.subscribe(), watched.feed.subscribe());
         let node_name = proxy.node_name().to_owned();
         let place = Place {
-            source: &args.source,
+            source: &source,
             node_name: &node_name,
             cgroup: &cgroup,
             domain: serve.cluster_domain(),

@@ -9,7 +9,7 @@ use model::watch::Watch;
 use proxy::config::{NodeConfig, NodeFlags};
 
 /// Where the objects come from.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct SourceArgs {
     /// A folder of Kubernetes YAML, watched, in the place of an API server.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "master"])]

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use ::node::RuntimeChoice;
+use ::node::{Overlay, RuntimeChoice};
 use anyhow::Context;
 use model::source::kube::{Connection, KubeConfig};
 use nix::ifaddrs::getifaddrs;
@@ -21,12 +21,36 @@ enum Runtime {
     Containerd,
 }
 
+/// What leads to other nodes' pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum OverlayArg {
+    /// Routes through nodes that are neighbours on one link.
+    Routes,
+    /// VXLAN (UDP port 4789), over whatever network is between the nodes.
+    Vxlan,
+}
+
 /// The node agent's flags, named as the kubelet's where it has them.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PodArgs {
     /// Run this node's pods as well: register the node, and be its agent.
     #[arg(long)]
     run_pods: bool,
+    /// Join the cluster whose API server is here: what `fairlead control --join-out` wrote down. The
+    /// node's own kubeconfig is kept in --root-dir; one that is there is taken as it is.
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        requires_all = ["run_pods", "token", "ca_hash"],
+        conflicts_with_all = ["kubeconfig", "master", "objects"]
+    )]
+    join: Option<String>,
+    /// The token to join with.
+    #[arg(long, value_name = "TOKEN", requires = "join")]
+    token: Option<String>,
+    /// The hash of the public key of the cluster's certificate authority.
+    #[arg(long, value_name = "sha256:HEX", requires = "join")]
+    ca_hash: Option<String>,
     /// What runs them.
     #[arg(long, value_enum, default_value_t = Runtime::Process, requires = "run_pods")]
     runtime: Runtime,
@@ -44,6 +68,9 @@ pub(crate) struct PodArgs {
     /// The ranges of pods' addresses, one a family; by default, those of the Node object.
     #[arg(long, value_name = "CIDR,…", value_delimiter = ',')]
     pod_cidr: Vec<String>,
+    /// What leads to other nodes' pods; the same on every node.
+    #[arg(long, value_enum, default_value_t = OverlayArg::Routes, requires = "run_pods")]
+    overlay: OverlayArg,
     /// The node's own addresses, one a family; by default, the first that its links have.
     #[arg(long, value_name = "ADDR,…", value_delimiter = ',')]
     node_ip: Vec<IpAddr>,
@@ -86,6 +113,26 @@ impl PodArgs {
     /// Where pods ask for names; none is where Service kube-system/kube-dns is.
     pub(crate) fn cluster_dns(&self) -> &[IpAddr] {
         &self.cluster_dns
+    }
+
+    /// Joins the cluster, if one is named: where its objects come from then.
+    ///
+    /// # Errors
+    /// The server is not the one that is meant, or does not take the token.
+    pub(crate) async fn joined(&self, source: &SourceArgs) -> anyhow::Result<SourceArgs> {
+        let mut source = source.clone();
+        if let (Some(server), Some(token), Some(ca_hash)) = (&self.join, &self.token, &self.ca_hash)
+        {
+            let kubeconfig = self.root_dir.join("kubeconfig");
+            let invitation = ::node::Invitation {
+                server: server.clone(),
+                token: token.clone(),
+                ca_hash: ca_hash.clone(),
+            };
+            ::node::join(&invitation, &kubeconfig).await?;
+            source.kubeconfig = Some(kubeconfig);
+        }
+        Ok(source)
     }
 
     /// Runs the agent, if it is asked for, until told to stop.
@@ -159,6 +206,10 @@ impl PodArgs {
             node_name: node_name.to_owned(),
             listen: self.agent_listen.unwrap_or_else(|| (first, 10250).into()),
             addresses,
+            overlay: match self.overlay {
+                OverlayArg::Routes => Overlay::Routes,
+                OverlayArg::Vxlan => Overlay::Vxlan,
+            },
             runtime: self.runtime()?,
             pod_cidrs: self.pod_cidr.iter().map(parse).collect::<anyhow::Result<_>>()?,
             root: self.root_dir.clone(),

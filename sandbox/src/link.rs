@@ -1,5 +1,7 @@
 //! Links, addresses and routes of one namespace, by netlink.
 
+mod tunnel;
+
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -17,6 +19,8 @@ use rtnetlink::{
 };
 
 use crate::netns::Netns;
+
+pub use tunnel::{Behind, Vxlan};
 
 /// Why a link, address or route could not be set.
 #[derive(Debug, thiserror::Error)]

@@ -18,6 +18,9 @@ use crate::containerd::{self, Containerd};
 /// How long anything may take on a busy machine.
 pub const SOON: Duration = Duration::from_secs(120);
 
+/// Where the companion takes ranges of pods' addresses from.
+const CLUSTER_CIDRS: &str = "--cluster-cidr=10.200.0.0/16,fd00:10:200::/48";
+
 /// A cluster of a node or more. Everything ends with it.
 #[derive(Debug)]
 pub struct Cluster {
@@ -29,8 +32,8 @@ pub struct Cluster {
     /// Where everything is kept.
     pub dir: tempfile::TempDir,
     sandbox: Sandbox,
-    /// What agents are told of their pods' addresses.
-    ranges: &'static [&'static str],
+    /// What agents are told besides.
+    told: Vec<String>,
 }
 
 /// A node and its agent, if that runs.
@@ -46,7 +49,9 @@ impl Cluster {
     /// Starts a companion and an agent; `name` is the sandbox's and the node's.
     pub fn start(name: &str, kubectl: PathBuf) -> Self {
         let mut cluster = Self::companion(name, kubectl, name, &["--listen", "127.0.0.1:6443"]);
-        cluster.ranges = &["--pod-cidr=10.200.1.0/24,fd00:10:200:1::/64"];
+        let kubeconfig = cluster.dir.path().join("kubeconfig").display().to_string();
+        let ranges = "--pod-cidr=10.200.1.0/24,fd00:10:200:1::/64".to_owned();
+        cluster.told = vec!["--kubeconfig".into(), kubeconfig, ranges];
         cluster.join(name);
         cluster
     }
@@ -60,8 +65,7 @@ impl Cluster {
     /// The same with more flags of the companion's.
     pub fn start_many_with(name: &str, kubectl: PathBuf, nodes: &[&str], more: &[&str]) -> Self {
         // The first node of a sandbox has its first address.
-        let cidrs = "--cluster-cidr=10.200.0.0/16,fd00:10:200::/48";
-        let control = ["--secure", "--listen", "172.18.0.1:6443", cidrs];
+        let control = ["--secure", "--listen", "172.18.0.1:6443", CLUSTER_CIDRS];
         let control = [&control[..], more].concat();
         let mut cluster = Self::companion(name, kubectl, nodes[0], &control);
         for node in nodes {
@@ -70,11 +74,31 @@ impl Cluster {
         cluster
     }
 
+    /// Starts a companion that other nodes join by a token, and agents on two nodes that have only
+    /// routers between them, which know no pods. Gives the router, too.
+    pub fn start_apart(name: &str, kubectl: PathBuf, nodes: [&str; 2]) -> (Self, Node) {
+        let ranges = "--service-cluster-ip-range=10.96.0.0/16,fd00:10:96::/112";
+        let control = ["--secure", "--listen", "172.18.0.1:6443", CLUSTER_CIDRS, ranges];
+        let mut cluster = Self::companion(name, kubectl, nodes[0], &control);
+        let router = cluster.sandbox.node("router").unwrap();
+        let second = cluster.sandbox.node(nodes[1]).unwrap();
+        set_apart(&router, [&cluster.node, &second]);
+        cluster.agents.push(Agent { node: second, process: None, containerd: None });
+        cluster.told = cluster.join_words();
+        cluster.told.push("--overlay=vxlan".into());
+        for node in nodes {
+            cluster.join(node);
+        }
+        (cluster, router)
+    }
+
     fn companion(name: &str, kubectl: PathBuf, first: &str, args: &[&str]) -> Self {
         let sandbox = Sandbox::create(name).unwrap();
         let node = sandbox.node(first).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let kubeconfig = dir.path().join("kubeconfig");
+        let join = dir.path().join("join");
+        let invites = args.contains(&"--secure").then(|| format!("--join-out={}", join.display()));
         let control = node
             .command(crate::binary::fairlead())
             .args(["control", "--data"])
@@ -82,12 +106,21 @@ impl Cluster {
             .arg("--kubeconfig-out")
             .arg(&kubeconfig)
             .args(args)
+            .args(invites)
             .stderr(fs::File::create(dir.path().join("control.log")).unwrap())
             .spawn()
             .unwrap();
         assert!(wait::until(SOON, || kubeconfig.exists()), "the companion does not start");
         let agents = vec![Agent { node: node.clone(), process: None, containerd: None }];
-        Self { kubectl, agents, _control: control, node, dir, sandbox, ranges: &[] }
+        let told = vec!["--kubeconfig".into(), kubeconfig.display().to_string()];
+        Self { kubectl, agents, _control: control, node, dir, sandbox, told }
+    }
+
+    /// The flags by which a node joins, with a token: what the companion has written down.
+    pub fn join_words(&self) -> Vec<String> {
+        let command = fs::read_to_string(self.dir.path().join("join")).unwrap();
+        let words = command.split_whitespace().map(ToOwned::to_owned);
+        words.skip_while(|word| word != "--join").collect()
     }
 
     /// Lets a node join, and waits until it is ready.
@@ -132,7 +165,7 @@ impl Cluster {
         let process = node
             .command(crate::binary::fairlead())
             .args(["node", "--run-pods", "--hostname-override", name])
-            .args(self.ranges)
+            .args(&self.told)
             .args(runtime)
             // Pods on the node's network want port 8080.
             .args(["--health-address=", "--ready-address=", "--metrics-address="])
@@ -144,8 +177,6 @@ impl Cluster {
             .arg(file("names"))
             .arg("--root-dir")
             .arg(self.root_of(name))
-            .arg("--kubeconfig")
-            .arg(self.dir.path().join("kubeconfig"))
             .stderr(log)
             .spawn()
             .unwrap();
@@ -295,6 +326,36 @@ impl Cluster {
         let (program, args) = words.split_first().unwrap();
         let output = self.node.command(program).args(args).output().unwrap();
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+}
+
+/// Leaves nodes on one link no neighbour but a router, which knows the nodes and refuses what is for
+/// pods.
+fn set_apart(router: &Node, nodes: [&Node; 2]) {
+    let run = |node: &Node, script: &str| {
+        let output = node.command("sh").args(["-ec", script]).output().unwrap();
+        assert!(output.status.success(), "{script}: {output:?}");
+    };
+    run(
+        router,
+        "ip route add unreachable 10.200.0.0/16; ip -6 route add unreachable fd00:10:200::/48
+        for link in all eth0; do echo 0 > /proc/sys/net/ipv4/conf/$link/send_redirects; done",
+    );
+    let [gateway_v4, gateway_v6] = router.addresses().both();
+    for node in nodes {
+        let [v4, v6] = node.addresses().both();
+        run(
+            node,
+            &format!(
+                "ip address flush dev eth0 scope global
+                ip address add {v4}/32 dev eth0
+                ip address add {v6}/128 dev eth0 nodad
+                ip route add {gateway_v4} dev eth0
+                ip route add default via {gateway_v4}
+                ip route add {gateway_v6} dev eth0
+                ip route add default via {gateway_v6}"
+            ),
+        );
     }
 }
 

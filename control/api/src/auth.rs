@@ -1,5 +1,6 @@
 //! Who asks, and whether he may: tokens and RBAC over HTTPS, everybody on plain loopback.
 
+pub(crate) mod bootstrap;
 pub(crate) mod escalation;
 mod impersonate;
 mod rbac;
@@ -84,7 +85,8 @@ impl Authenticator {
         if self.keys.is_admin(token) {
             return Some(User::admin());
         }
-        self.keys.service_account(store, token)
+        let account = self.keys.service_account(store, token);
+        account.or_else(|| bootstrap::user(&self.keys, store, token))
     }
 
     /// A token for a service account, good until a time (seconds since 1970).

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::allocate::Ranges;
-use crate::auth::{Authenticator, Keys, write_private};
+use crate::auth::{Authenticator, Keys, bootstrap, write_private};
 use crate::server::{Api, refuse};
 use crate::status::Status;
 use crate::store::{OpenStoreError, Retention, Store};
@@ -43,6 +43,8 @@ pub struct Config {
     pub max_connections: usize,
     /// Where to write a kubeconfig of the administrator.
     pub kubeconfig: Option<PathBuf>,
+    /// Where to write by which command a node joins, with a token made for it; over HTTPS only.
+    pub join: Option<PathBuf>,
 }
 
 /// Whether clients must say who they are.
@@ -85,6 +87,17 @@ pub enum StartError {
     /// The certificates cannot be made.
     #[error("make the certificates: {0}")]
     Certificates(String),
+    /// A join token cannot be made.
+    #[error("make a join token: {0}")]
+    Token(String),
+    /// The command by which a node joins cannot be written.
+    #[error("write the command by which a node joins to {path}")]
+    Join {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The kubeconfig cannot be written.
     #[error("write the kubeconfig {path}")]
     Kubeconfig {
@@ -133,15 +146,19 @@ impl Server {
         seed::seed(&store, &config.ranges, SocketAddr::new(config.advertise, address.port()))
             .await
             .map_err(|status| StartError::Seed(status.message))?;
-        let (acceptor, authority) = match config.security {
-            Security::Http => (None, None),
-            Security::Https => {
-                let identity =
-                    tls::open(&config.data, address.ip(), config.advertise, &config.ranges)
-                        .map_err(StartError::Certificates)?;
-                (Some(identity.acceptor), Some(identity.authority))
-            }
+        let identity = match config.security {
+            Security::Http => None,
+            Security::Https => Some(
+                tls::open(&config.data, address.ip(), config.advertise, &config.ranges)
+                    .map_err(StartError::Certificates)?,
+            ),
         };
+        if let (Some(path), Some(identity)) = (&config.join, &identity) {
+            let reached = SocketAddr::new(config.advertise, address.port());
+            invite(&store, reached, &identity.hash, path).await?;
+        }
+        let (acceptor, authority) =
+            identity.map(|identity| (identity.acceptor, identity.authority)).unzip();
         let kubeconfig = kubeconfig::text(address, authority.as_deref(), keys.admin_token());
         if let Some(path) = &config.kubeconfig {
             let error = |source| StartError::Kubeconfig { path: path.clone(), source };
@@ -217,6 +234,20 @@ impl Server {
             tracing::info!("some connections did not end in time");
         }
     }
+}
+
+/// Makes a join token, and writes down the command that takes it.
+async fn invite(
+    store: &Store,
+    reached: SocketAddr,
+    hash: &str,
+    path: &Path,
+) -> Result<(), StartError> {
+    let token = bootstrap::make(store).await.map_err(StartError::Token)?;
+    let command =
+        format!("fairlead node --run-pods --join {reached} --token {token} --ca-hash {hash}\n");
+    write_private(path, command.as_bytes())
+        .map_err(|source| StartError::Join { path: path.to_owned(), source })
 }
 
 async fn connection(

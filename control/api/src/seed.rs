@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::allocate::{self, Ranges};
+use crate::auth::bootstrap;
 use crate::kinds::{self, KINDS};
 use crate::object::{Key, list_at, set, str_at};
 use crate::server::Api;
@@ -31,6 +32,7 @@ pub(crate) async fn seed(store: &Store, ranges: &Ranges, server: SocketAddr) -> 
             let cidrs: Vec<String> = ranges.service_cidrs.iter().map(ToString::to_string).collect();
             ensure(txn, "servicecidrs", "", "kubernetes", json!({"spec": {"cidrs": cidrs}}))?;
             seed_roles(txn)?;
+            seed_nodes(txn)?;
             seed_service(txn, &ranges, server)?;
             repair(txn)
         })
@@ -59,7 +61,7 @@ pub(crate) async fn keep(api: Arc<Api>, server: SocketAddr) {
     }
 }
 
-fn ensure(
+pub(crate) fn ensure(
     txn: &mut Txn<'_>,
     plural: &str,
     namespace: &str,
@@ -208,6 +210,50 @@ fn seed_roles(txn: &mut Txn<'_>) -> Result<()> {
             "subjects": [{"kind": "Group", "apiGroup": "rbac.authorization.k8s.io", "name": group}],
         });
         ensure(txn, "clusterrolebindings", "", role, content)?;
+    }
+    Ok(())
+}
+
+/// The account of nodes that join, what it may do, and that who is invited may become it.
+fn seed_nodes(txn: &mut Txn<'_>) -> Result<()> {
+    const ACCOUNT: &str = "fairlead-node";
+    const SYSTEM: &str = "kube-system";
+    let rbac = "rbac.authorization.k8s.io";
+    let rule = |groups: &[&str], resources: &[&str], verbs: &[&str]| json!({"apiGroups": groups, "resources": resources, "verbs": verbs});
+    let read = ["get", "list", "watch"];
+    let rules = json!([
+        rule(&[""], &["services", "endpoints", "namespaces", "pods", "nodes"], &read),
+        rule(&["discovery.k8s.io"], &["endpointslices"], &read),
+        rule(&[""], &["configmaps", "secrets", "serviceaccounts"], &["get"]),
+        rule(&[""], &["serviceaccounts/token"], &["create"]),
+        rule(&[""], &["nodes"], &["create", "patch"]),
+        rule(&[""], &["nodes/status", "pods/status"], &["patch"]),
+        rule(&[""], &["pods"], &["delete"]),
+        rule(&["", "events.k8s.io"], &["events"], &["create", "patch"]),
+        rule(&["coordination.k8s.io"], &["leases"], &["get", "list", "watch", "create", "patch"]),
+    ]);
+    ensure(txn, "serviceaccounts", SYSTEM, ACCOUNT, json!({}))?;
+    ensure(txn, "clusterroles", "", "fairlead:node", json!({"rules": rules}))?;
+    let account = json!({"kind": "ServiceAccount", "namespace": SYSTEM, "name": ACCOUNT});
+    let invited = json!({"kind": "Group", "apiGroup": rbac, "name": bootstrap::GROUP});
+    let role = |kind: &str, name: &str| json!({"apiGroup": rbac, "kind": kind, "name": name});
+    let content = json!({"roleRef": role("ClusterRole", "fairlead:node"), "subjects": [account]});
+    ensure(txn, "clusterrolebindings", "", "fairlead:node", content)?;
+    // Where nodes say that they answer names, and how their logs are asked for.
+    let own = json!([
+        rule(&[""], &["services", "secrets"], &["create", "patch"]),
+        rule(&["discovery.k8s.io"], &["endpointslices"], &["create", "patch"]),
+    ]);
+    let become_one = json!([{
+        "apiGroups": [""], "resources": ["serviceaccounts/token"], "resourceNames": [ACCOUNT],
+        "verbs": ["create"],
+    }]);
+    for (name, rules, subject) in
+        [("fairlead:node", own, &account), ("fairlead:join", become_one, &invited)]
+    {
+        ensure(txn, "roles", SYSTEM, name, json!({"rules": rules}))?;
+        let content = json!({"roleRef": role("Role", name), "subjects": [subject]});
+        ensure(txn, "rolebindings", SYSTEM, name, content)?;
     }
     Ok(())
 }

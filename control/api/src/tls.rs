@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
-    SanType,
+    PublicKeyData, SanType,
 };
+use ring::digest;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
@@ -20,6 +21,8 @@ pub(crate) struct Identity {
     pub(crate) acceptor: TlsAcceptor,
     /// The authority's certificate, for clients.
     pub(crate) authority: String,
+    /// The hash of its public key, by which a node knows it that has nothing else.
+    pub(crate) hash: String,
 }
 
 /// Reads or makes the authority; the server's certificate is made anew at each start, because
@@ -54,7 +57,10 @@ pub(crate) fn open(
     let key = KeyPair::generate().map_err(|e| text(&e))?;
     let own = own(listen, advertise, ranges).map_err(|e| text(&e))?;
     let own = own.signed_by(&key, &issuer).map_err(|e| text(&e))?;
-    let chain = vec![CertificateDer::from_pem_slice(own.pem().as_bytes()).map_err(|e| text(&e))?];
+    // The authority's own is shown as well: nodes that join have only its hash.
+    let chain = [&own.pem(), &authority];
+    let chain = chain.map(|pem| CertificateDer::from_pem_slice(pem.as_bytes()));
+    let chain = chain.into_iter().collect::<Result<_, _>>().map_err(|e| text(&e))?;
     let key =
         PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).map_err(|e| text(&e))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -65,7 +71,10 @@ pub(crate) fn open(
         .with_single_cert(chain, key)
         .map_err(|e| text(&e))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Identity { acceptor: TlsAcceptor::from(Arc::new(config)), authority })
+    let digest = digest::digest(&digest::SHA256, &issuer.key().subject_public_key_info());
+    let hash = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    Ok(Identity { acceptor, authority, hash: format!("sha256:{hash}") })
 }
 
 fn authority() -> CertificateParams {

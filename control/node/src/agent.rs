@@ -22,6 +22,7 @@ use crate::cluster_dns;
 use crate::containerd::{Containerd, Where};
 use crate::names::ClusterDns;
 use crate::network::{Network, NetworkError};
+use crate::overlay::Overlay;
 use crate::process::Processes;
 use crate::registration::{RegisterError, Registration};
 use crate::runtime::{FoundPod, Runtime, RuntimeError};
@@ -46,6 +47,8 @@ pub struct Config {
     pub addresses: Vec<IpAddr>,
     /// Where pods' addresses come from; if empty, the Node object says.
     pub pod_cidrs: Vec<IpNet>,
+    /// What leads to other nodes' pods.
+    pub overlay: Overlay,
     /// What runs pods.
     pub runtime: RuntimeChoice,
     /// Where everything is kept.
@@ -146,7 +149,11 @@ async fn serve(
     let ranges = registration.register().await?;
     let asked = config.clone();
     let opened = tokio::task::spawn_blocking(move || -> Result<_, RunError> {
-        let network = Arc::new(Network::open(ranges)?);
+        let mut network = Network::open(ranges)?;
+        if asked.overlay == Overlay::Vxlan {
+            network.tunnel(&asked.addresses)?;
+        }
+        let network = Arc::new(network);
         let runtime = open(&asked, Arc::clone(&network))?;
         let found = runtime.list()?;
         Ok((network, runtime, found))

@@ -105,7 +105,7 @@ impl Containerd {
         let asking = Settings::ask(&client);
         let settings = handle.block_on(asking).map_err(RuntimeError::at("ask containerd"))?;
         let program = std::env::current_exe().map_err(RuntimeError::at("find this program"))?;
-        cni::install(&program, &settings.plugins, &settings.networks, network.ranges())
+        cni::install(&program, &settings.plugins, &settings.networks, &network)
             .map_err(RuntimeError::at("tell containerd of the pods' network"))?;
         let cgroups = Cgroups::find_alike(above, node)
             .map_err(RuntimeError::at(format!("make cgroups below {}", above.display())))?;

@@ -11,7 +11,7 @@
 //! Read in this order: `life` (what becomes of a pod), `worker` (who sees to it), [`agent`],
 //! `runtime` (what a runtime does), `process` (the one that needs nothing installed), `containerd`.
 //! The rest prepares containers: `environment`, `volumes`, `names`, `network`, `prepare`; asks after them:
-//! `probe`; and answers for them: `server`, `registration`, `routes`, `announce`, `cluster_dns`.
+//! `probe`; and answers for them: `server`, `registration`, `routes` (by `overlay`, if need be), `announce`, `cluster_dns`.
 
 #![forbid(unsafe_code)]
 
@@ -25,10 +25,12 @@ mod containerd;
 mod environment;
 mod identity;
 mod image_name;
+mod join;
 mod life;
 mod log;
 mod names;
 mod network;
+mod overlay;
 mod prepare;
 mod probe;
 mod process;
@@ -43,4 +45,6 @@ mod worker;
 pub use agent::{Config, RunError, RuntimeChoice, run};
 pub use cgroups::limit_cgroups;
 pub use containerd::cni::answer as answer_cni;
+pub use join::{Invitation, JoinError, join};
+pub use overlay::Overlay;
 pub use process::entry::{Role, enter};

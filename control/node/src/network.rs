@@ -12,6 +12,8 @@ use nix::sys::socket::LinkAddr;
 use sandbox::link::{self, Hop, LinkError, Peer};
 use sandbox::netns::Netns;
 
+use crate::overlay::Tunnel;
+
 /// The bridge that a node's pods meet on.
 const BRIDGE: &str = "fairlead0";
 /// The pod's end of its link.
@@ -51,6 +53,10 @@ pub(crate) struct Network {
     host: Netns,
     ranges: Vec<IpNet>,
     taken: Mutex<BTreeSet<IpAddr>>,
+    /// By which other nodes' pods are reached, if routes do not lead there.
+    tunnel: Option<Tunnel>,
+    /// The largest packet that pods may send, if it is not what everybody may.
+    mtu: Option<u32>,
 }
 
 impl Network {
@@ -60,18 +66,37 @@ impl Network {
         if !ranges.is_empty() {
             set_up_bridge(&host, &ranges)?;
         }
-        Ok(Self { host, ranges, taken: Mutex::default() })
+        Ok(Self { host, ranges, taken: Mutex::default(), tunnel: None, mtu: None })
+    }
+
+    /// Reaches other nodes' pods by tunnels from the first of these addresses, the node's own.
+    pub(crate) fn tunnel(&mut self, addresses: &[IpAddr]) -> Result<(), NetworkError> {
+        let missing = || io::Error::other("the node has no address for others to send to");
+        let local = *addresses.first().ok_or_else(missing)?;
+        let tunnel = Tunnel::open(&self.host, local, &self.ranges)?;
+        (self.tunnel, self.mtu) = (Some(tunnel), Some(tunnel.mtu));
+        Ok(())
     }
 
     /// The network that another process has made and gives addresses of.
-    pub(crate) fn of_another(ranges: Vec<IpNet>) -> Result<Self, NetworkError> {
+    pub(crate) fn of_another(ranges: Vec<IpNet>, mtu: Option<u32>) -> Result<Self, NetworkError> {
         let host = Netns::open(Path::new("/proc/self/ns/net"))?;
-        Ok(Self { host, ranges, taken: Mutex::default() })
+        Ok(Self { host, ranges, taken: Mutex::default(), tunnel: None, mtu })
     }
 
     /// Where pods' addresses come from.
     pub(crate) fn ranges(&self) -> &[IpNet] {
         &self.ranges
+    }
+
+    /// The largest packet that pods may send, if it is not what everybody may.
+    pub(crate) const fn mtu(&self) -> Option<u32> {
+        self.mtu
+    }
+
+    /// Whether other nodes are reached by tunnels over IPv4, or over IPv6; if by tunnels at all.
+    pub(crate) fn tunnels_over_ipv4(&self) -> Option<bool> {
+        self.tunnel.map(|tunnel| tunnel.is_ipv4())
     }
 
     /// Gives a pod a link and addresses, the first range's first.
@@ -95,10 +120,17 @@ impl Network {
         pod.set_sysctls(&POD_SYSCTLS)?;
         let port = port(uid);
         link::configure(&self.host, async |links| {
-            links.veth(&port, Peer { name: LINK, netns: pod }, Some(BRIDGE)).await
+            links.veth(&port, Peer { name: LINK, netns: pod }, Some(BRIDGE)).await?;
+            match self.mtu {
+                Some(mtu) => links.set_mtu(&port, mtu).await,
+                None => Ok(()),
+            }
         })?;
         let configured = link::configure(pod, async |links| {
             links.set_up("lo", true).await?;
+            if let Some(mtu) = self.mtu {
+                links.set_mtu(LINK, mtu).await?;
+            }
             links.set_up(LINK, true).await?;
             for (address, range) in addresses.iter().zip(&self.ranges) {
                 links.address(LINK, *address, range.prefix_len()).await?;
@@ -158,6 +190,9 @@ impl Network {
 
     /// Leads what is for another node's pods to that node. That the route is there is fine.
     pub(crate) fn add_route(&self, range: IpNet, node: IpAddr) -> Result<(), NetworkError> {
+        if let Some(tunnel) = &self.tunnel {
+            return tunnel.lead(&self.host, &self.ranges, range, node);
+        }
         let uplink = uplink(&self.host, node)?;
         let added = link::configure(&self.host, async |links| {
             links.route(range.network(), range.prefix_len(), Hop::Via(node, &uplink)).await
@@ -218,6 +253,14 @@ fn uplink(host: &Netns, node: IpAddr) -> Result<String, NetworkError> {
         let why = format!("node {node} is no neighbour: no link has an address in its network");
         NetworkError::Namespace(io::Error::other(why))
     })
+}
+
+/// The name of the device that has an address.
+pub(crate) fn device_name(address: IpAddr) -> io::Result<String> {
+    let mut all = nix::ifaddrs::getifaddrs()?;
+    let found = all.find(|one| one.address.as_ref().and_then(address_of) == Some(address));
+    let missing = || io::Error::other(format!("no device has address {address}"));
+    found.map(|one| one.interface_name).ok_or_else(missing)
 }
 
 /// The device that has an address, as packets that are for its whole link name it.

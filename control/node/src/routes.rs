@@ -1,6 +1,6 @@
-//! Routes to the other nodes' pods, straight through those nodes.
+//! Routes to the other nodes' pods, straight through those nodes or by tunnels.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -19,14 +19,15 @@ use crate::network::Network;
 pub(crate) async fn keep(cluster: &Cluster, own: &str, network: &Arc<Network>) {
     let api: Api<Node> = Api::all(cluster.client());
     let mut events = pin!(watcher(api, watcher::Config::default()));
-    let mut done: HashSet<(IpNet, IpAddr)> = HashSet::new();
+    let mut done: HashMap<IpNet, IpAddr> = HashMap::new();
     while let Some(event) = events.next().await {
         match event {
             Ok(Event::InitApply(node) | Event::Apply(node)) => {
                 if node.metadata.name.as_deref() != Some(own) {
-                    for route in routes(&node) {
-                        if !done.contains(&route) && add(network, route).await {
-                            done.insert(route);
+                    for (range, address) in routes(&node, network.tunnels_over_ipv4()) {
+                        let is_done = done.get(&range) == Some(&address);
+                        if !is_done && add(network, (range, address)).await {
+                            done.insert(range, address);
                         }
                     }
                 }
@@ -53,8 +54,8 @@ async fn add(network: &Arc<Network>, (range, node): (IpNet, IpAddr)) -> bool {
     }
 }
 
-/// Where a node's pods are, and its address of the same family.
-fn routes(node: &Node) -> Vec<(IpNet, IpAddr)> {
+/// Where a node's pods are, and its address of the same family; or of the one that all tunnels are of.
+fn routes(node: &Node, tunnels_over_ipv4: Option<bool>) -> Vec<(IpNet, IpAddr)> {
     let ranges = node.spec.iter().flat_map(|spec| spec.pod_cidrs.iter().flatten());
     let addresses: Vec<IpAddr> = node
         .status
@@ -64,7 +65,8 @@ fn routes(node: &Node) -> Vec<(IpNet, IpAddr)> {
         .filter_map(|address| address.address.parse().ok())
         .collect();
     let via = |range: IpNet| {
-        let same = |address: &&IpAddr| address.is_ipv4() == range.addr().is_ipv4();
+        let is_ipv4 = tunnels_over_ipv4.unwrap_or_else(|| range.addr().is_ipv4());
+        let same = |address: &&IpAddr| address.is_ipv4() == is_ipv4;
         addresses.iter().find(same).map(|address| (range, *address))
     };
     ranges.filter_map(|range| range.parse().ok()).filter_map(via).collect()
@@ -82,6 +84,9 @@ mod tests {
         )
         .unwrap();
         let expected = ("10.244.1.0/24".parse().unwrap(), "172.18.0.2".parse().unwrap());
-        assert_eq!(routes(&node), [expected]);
+        assert_eq!(routes(&node, None), [expected]);
+        let tunnelled = ("fd00:1::/64".parse().unwrap(), expected.1);
+        assert_eq!(routes(&node, Some(true)), [expected, tunnelled]);
+        assert_eq!(routes(&node, Some(false)), []);
     }
 }

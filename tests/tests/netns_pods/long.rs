@@ -1,5 +1,7 @@
 //! What takes a minute or more of pods that really run: `cargo nextest run -P kernel-long netns_pods`.
 
+#[path = "long/apart.rs"]
+mod apart;
 #[path = "long/churn.rs"]
 mod churn;
 #[path = "long/debug.rs"]

@@ -32,7 +32,7 @@ pub(super) fn install(
     program: &Path,
     plugins: &Path,
     lists: &Path,
-    ranges: &[IpNet],
+    network: &Network,
 ) -> io::Result<()> {
     let program = program.to_string_lossy().replace('\'', r"'\''");
     let script = format!("#!/bin/sh\nexec '{program}' cni\n");
@@ -44,7 +44,8 @@ pub(super) fn install(
         "cniVersion": "1.0.0",
         "name": NETWORK,
         "plugins": [{
-            "type": PLUGIN, "ranges": ranges, "capabilities": {ANNOTATIONS: true},
+            "type": PLUGIN, "ranges": network.ranges(), "mtu": network.mtu(),
+            "capabilities": {ANNOTATIONS: true},
         }],
     });
     write(lists, "10-fairlead.conflist", &list.to_string(), 0o644)
@@ -71,6 +72,8 @@ struct Asked {
     r#type: String,
     #[serde(default)]
     ranges: Vec<IpNet>,
+    #[serde(default)]
+    mtu: Option<u32>,
     #[serde(default)]
     runtime_config: BTreeMap<String, Value>,
 }
@@ -113,7 +116,7 @@ fn carry_out(call: &Call, text: &str) -> io::Result<Value> {
         (LOOPBACK, "ADD") => add_loopback(call, &asked),
         (PLUGIN, "ADD") => add(call, &asked),
         (PLUGIN, "DEL") => {
-            let network = Network::of_another(Vec::new()).map_err(io::Error::other)?;
+            let network = Network::of_another(Vec::new(), None).map_err(io::Error::other)?;
             network.disconnect(&annotation(&asked, UID)?).map_err(io::Error::other)?;
             Ok(Value::Null)
         }
@@ -128,7 +131,7 @@ fn add(call: &Call, asked: &Asked) -> io::Result<Value> {
     let addresses = annotation(asked, ADDRESSES)?;
     let parsed = addresses.split(',').filter(|one| !one.is_empty()).map(str::parse);
     let addresses: Vec<IpAddr> = parsed.collect::<Result<_, _>>().map_err(io::Error::other)?;
-    let network = Network::of_another(asked.ranges.clone()).map_err(io::Error::other)?;
+    let network = Network::of_another(asked.ranges.clone(), asked.mtu).map_err(io::Error::other)?;
     // The kernel may not be done with what an attempt that was given up has made.
     network.disconnect(&uid).map_err(io::Error::other)?;
     network.link(&uid, &call.netns, &addresses).map_err(io::Error::other)?;
@@ -218,13 +221,15 @@ mod tests {
         let (plugins, lists) = (dir.path().join("bin"), dir.path().join("net.d"));
         fs::create_dir(&plugins).unwrap();
         fs::write(plugins.join(LOOPBACK), "theirs").unwrap();
-        let ranges = ["10.244.1.0/24".parse().unwrap()];
-        install(Path::new("/opt/it's"), &plugins, &lists, &ranges).unwrap();
+        let ranges = vec!["10.244.1.0/24".parse().unwrap()];
+        let network = Network::of_another(ranges, Some(1450)).unwrap();
+        install(Path::new("/opt/it's"), &plugins, &lists, &network).unwrap();
         assert_eq!(fs::read_to_string(plugins.join(LOOPBACK)).unwrap(), "theirs");
         let script = fs::read_to_string(plugins.join(PLUGIN)).unwrap();
         assert_eq!(script, "#!/bin/sh\nexec '/opt/it'\\''s' cni\n");
         let list = fs::read_to_string(lists.join("10-fairlead.conflist")).unwrap();
         let list: Value = serde_json::from_str(&list).unwrap();
         assert_eq!(list["plugins"][0]["ranges"][0], "10.244.1.0/24");
+        assert_eq!(list["plugins"][0]["mtu"], 1450);
     }
 }
