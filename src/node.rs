@@ -51,7 +51,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         serve = serve.for_pods(&args.pods.addresses()?);
     }
     let (teller, applied) = applied();
-    let mut proxy = Proxy::prepare(&args.node, &args.kernel, Some(teller))?;
+    let runs_pods = args.pods.are_run();
+    let mut proxy = Proxy::prepare(&args.node, &args.kernel, Some(teller), runs_pods)?;
     let cgroup = match &args.kernel.cgroup {
         Some(path) => path.clone(),
         None if !args.pods.are_run() => PathBuf::new(),
@@ -61,7 +62,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         // What the proxy leaves alone (headless, foreign, aliases) has names all the same.
         let source = args.pods.joined(&args.source).await?;
-        let watched = source.watch_node(proxy.node_name(), args.pods.are_run()).await?;
+        let watched = source.watch_node(proxy.node_name(), runs_pods).await?;
         let dns = Dns::start(&serve, &source, Led::ByNode).await?;
         lead::note(&proxy.status_file(), dns.link_local())?;
         let mut lead = Lead::new(proxy.take_own_dns(), &dns)?;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, anyhow};
 use clap::Args;
-use model::source::kube::{ConnectError, Connection, KubeConfig, Selection};
+use model::source::kube::{ConnectError, Connection, KubeConfig, Selection, Watched};
 use model::watch::Watch;
 use proxy::config::{NodeConfig, NodeFlags};
 
@@ -113,6 +113,14 @@ impl SourceArgs {
         self.watch_selected(node_name, Selection::for_proxy()).await
     }
 
+    /// The same, and what says whose sockets are left alone, where that may be asked for.
+    ///
+    /// # Errors
+    /// It cannot be watched.
+    pub(crate) async fn watch_with_socket_lb(&self, node_name: &str) -> anyhow::Result<Watch> {
+        self.watch_selected(node_name, Selection::for_proxy().with_socket_lb()).await
+    }
+
     /// Begins to watch what names are made of: Services and slices of every kind, and namespaces.
     ///
     /// # Errors
@@ -121,7 +129,7 @@ impl SourceArgs {
         self.watch_selected(node_name, Selection::everything()).await
     }
 
-    /// The same, and if `runs_pods`, which of this node's ports lead to its pods.
+    /// The same, and this node's pods: where `runs_pods`, its ports lead to them.
     ///
     /// # Errors
     /// It cannot be watched.
@@ -130,8 +138,8 @@ impl SourceArgs {
         node_name: &str,
         runs_pods: bool,
     ) -> anyhow::Result<Watch> {
-        let selection = Selection { host_ports: runs_pods, ..Selection::everything() };
-        self.watch_selected(node_name, selection).await
+        let pods = if runs_pods { Watched::Yes } else { Watched::IfAllowed };
+        self.watch_selected(node_name, Selection { pods, ..Selection::everything() }).await
     }
 
     async fn watch_selected(&self, node_name: &str, selection: Selection) -> anyhow::Result<Watch> {

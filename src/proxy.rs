@@ -24,8 +24,9 @@ use proxy::backend::ebpf::{Addresses, Ebpf, Packets};
 use proxy::backend::iptables::Iptables;
 use proxy::backend::ipvs::{self, Ipvs};
 use proxy::backend::nftables::Nftables;
-use proxy::config::{NodeConfig, ProxyMode};
+use proxy::config::{HostPorts, NodeConfig, ProxyMode};
 use proxy::conntrack::Cleaner;
+use proxy::left_alone::{Keeper, Seen};
 use proxy::observer::Observer;
 use proxy::plan::Plan;
 use proxy::status::{Status, file_of};
@@ -40,6 +41,7 @@ mod checks;
 pub(crate) mod choice;
 mod conntrack_args;
 mod ipvs_args;
+mod left_alone;
 mod node;
 mod pages;
 mod switch;
@@ -133,6 +135,7 @@ struct Beside {
     addresses: Option<Arc<Mutex<Addresses>>>,
     packets: Option<Arc<Mutex<Packets>>>,
     own_dns: Option<OwnDns>,
+    left_alone: Option<Keeper>,
     log: Option<load::Log>,
 }
 
@@ -142,10 +145,13 @@ struct Beside {
 /// The node lacks something, or the flags mean nothing; the message says what to do.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     crate::log(args.v);
-    let proxy = Proxy::prepare(&args.node, &args.kernel, None)?;
+    let proxy = Proxy::prepare(&args.node, &args.kernel, None, false)?;
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let watched = args.source.watch(proxy.node_name()).await?;
+        let watched = match proxy.beside.left_alone {
+            Some(_) => args.source.watch_with_socket_lb(proxy.node_name()).await?,
+            None => args.source.watch(proxy.node_name()).await?,
+        };
         let ending = async {
             info!("{}: leaving what is programmed in place", terminated().await?);
             Ok(())
@@ -155,7 +161,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 impl Proxy {
-    /// Opens what is there already. `teller` is for those who wait until an address is routed.
+    /// Opens what is there already. `teller` is for those who wait until an address is routed; who
+    /// `runs_pods` leads ports of the node to those that ask for them.
     ///
     /// # Errors
     /// The node lacks something, or the flags mean nothing; the message says what to do.
@@ -163,6 +170,7 @@ impl Proxy {
         node: &NodeArgs,
         kernel: &KernelArgs,
         teller: Option<AppliedWriter>,
+        runs_pods: bool,
     ) -> anyhow::Result<Self> {
         let mut flags = node.as_typed()?;
         if flags.is_auto() {
@@ -173,6 +181,7 @@ impl Proxy {
         let mut node = flags.meant()?;
         // Who waits for routes tells names.
         node.answers_names = teller.is_some();
+        node.host_ports = if runs_pods { HostPorts::Led } else { HostPorts::Left };
         let audit_period = kernel.iptables_sync_period;
         let pages = (kernel.pages.clone(), kernel.pages.addresses()?);
         let node_name = Arc::clone(&node.node_name);
@@ -236,10 +245,12 @@ impl Proxy {
         let (rounds, seen) = watch::channel(None);
         let (destroyed, n_destroyed) = watch::channel(0);
         let (removed, n_removed) = watch::channel(0);
+        let (found, left_alone) = watch::channel(Seen::new());
         let status_file = file_of(&self.bpffs);
         let by_sockets = matches!(self.syncer, AnySyncer::Ebpf(_));
         let following = node::follow_addresses(self.beside.addresses)?;
         let following_ipvs = node::follow_ipvs(self.beside.ipvs)?;
+        let packets = self.beside.packets.clone();
         let following_links = node::follow_links(self.beside.packets)?;
         // Those that the eBPF mode has connected outlive it.
         let has_sockets = by_sockets || !Pins::new(&self.bpffs).is_empty();
@@ -255,6 +266,7 @@ impl Proxy {
             sync_period: self.audit_period,
             n_stale: [n_destroyed.clone(), n_removed.clone()],
         };
+        let beside = TellBeside { destroyed: n_destroyed, removed: n_removed, left_alone };
         let mut syncing = self.syncer.spawn(watched.feed, rounds, stopped, self.audit_period)?;
         tokio::select! {
             ended = &mut syncing => return finished(ended),
@@ -264,12 +276,13 @@ impl Proxy {
             () = following => {}
             () = following_ipvs => {}
             () = following_links => {}
+            () = left_alone::keep(self.beside.left_alone, packets, seen.clone(), found) => {}
             () = node::keep_names(&status_file, seen.clone()), if by_sockets => {}
             () = node::reserve_ports(&status_file, seen.clone()), if by_sockets => {}
             () = tell_owners(seen.clone(), unchecked, watched.notices) => {}
             () = checks.serve(seen.clone()) => {}
             () = self.switch.see_to(seen.clone()) => {}
-            () = tell(self.status, &status_file, seen, watched.health, [n_destroyed, n_removed]) => {}
+            () = tell(self.status, &status_file, seen, watched.health, beside) => {}
             () = drain_log(self.beside.log) => {}
             ended = pages.serve(*addresses, of) => ended?,
             ended = ending => ended?,
@@ -318,10 +331,23 @@ impl KernelArgs {
     fn ebpf(&self, node: NodeConfig) -> anyhow::Result<(AnySyncer, Beside)> {
         let config = self.config();
         let cgroup = config.cgroup_dir()?;
-        let check = Box::new(move |plan: &Plan| pods::check(plan, &cgroup));
+        let left_alone = Keeper::default();
+        let keeper = left_alone.clone();
+        let check = Box::new(move |plan: &Plan| {
+            pods::check(plan, &cgroup)?;
+            // Before a call is translated that ought not to be.
+            if let Err(error) = keeper.keep(&plan.left_alone) {
+                warn!("{error}; trying again");
+            }
+            Ok(())
+        });
         let backend = Ebpf::new(config).with_sockets(self.sockets.meant());
         let mut syncer = Syncer::new(backend, node, node::supports(), check)?;
+        if let Some(dataplane) = syncer.backend().dataplane() {
+            left_alone.open(dataplane.left_alone()?);
+        }
         let beside = Beside {
+            left_alone: Some(left_alone),
             addresses: syncer.backend().addresses(),
             packets: syncer.backend().packets(),
             own_dns: syncer.backend().dataplane().map(load::Dataplane::own_dns).transpose()?,
@@ -463,13 +489,20 @@ async fn remove_stale_flows(
     }
 }
 
+/// What is told besides of what is done beside the loop.
+struct TellBeside {
+    destroyed: watch::Receiver<u64>,
+    removed: watch::Receiver<u64>,
+    left_alone: watch::Receiver<Seen>,
+}
+
 /// Keeps the status file up to date, and logs each problem once.
 async fn tell(
     mut status: Status,
     file: &Path,
     mut seen: watch::Receiver<Option<Arc<Round>>>,
     mut health: watch::Receiver<Health>,
-    [mut destroyed, mut removed]: [watch::Receiver<u64>; 2],
+    TellBeside { mut destroyed, mut removed, left_alone: mut alone }: TellBeside,
 ) {
     let mut known = BTreeSet::new();
     let mut warned = false;
@@ -478,6 +511,7 @@ async fn tell(
         let source = health.borrow_and_update().clone();
         status.n_sockets_destroyed = *destroyed.borrow_and_update();
         status.n_flows_removed = *removed.borrow_and_update();
+        status.left_alone = left_alone::in_words(&alone.borrow_and_update());
         status.source = source.source.to_string();
         status.source_errors = source
             .errors
@@ -500,6 +534,7 @@ async fn tell(
             Ok(()) = health.changed() => {}
             Ok(()) = destroyed.changed() => {}
             Ok(()) = removed.changed() => {}
+            Ok(()) = alone.changed() => {}
         }
     }
 }

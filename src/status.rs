@@ -120,6 +120,12 @@ fn print_process(out: &mut impl Write, status: &Status, all: bool) -> anyhow::Re
     if status.n_sockets_destroyed > 0 {
         writeln!(out, "sockets     {} stale ones ended", status.n_sockets_destroyed)?;
     }
+    if let Some((first, others)) = status.left_alone.split_first() {
+        writeln!(out, "left alone  {first}")?;
+        for pod in others {
+            writeln!(out, "            {pod}")?;
+        }
+    }
     if status.n_repairs > 0 {
         writeln!(out, "repairs     {} after somebody else's changes", status.n_repairs)?;
     }

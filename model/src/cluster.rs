@@ -6,9 +6,10 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 
 use crate::endpoint::EndpointSlice;
-use crate::host_port::HostPorts;
+use crate::host_port;
 use crate::name::NamespacedName;
 use crate::node::Node;
+use crate::pod::{Namespace, Pod, SocketLb};
 use crate::problem::Problem;
 use crate::service::{Service, ServiceType};
 use crate::slices::{MergedEndpoints, merge};
@@ -29,16 +30,16 @@ pub enum Change {
     Slice(Arc<EndpointSlice>),
     /// A slice is gone.
     SliceGone(NamespacedName),
-    /// A pod of this node has host ports, or others.
-    HostPorts(HostPorts),
-    /// It has none, or is gone; by the name that they go by.
-    HostPortsGone(NamespacedName),
+    /// A pod of this node appeared or changed.
+    Pod(Arc<Pod>),
+    /// It has ended, or is gone.
+    PodGone(NamespacedName),
     /// This node appeared or changed.
     Node(Arc<Node>),
     /// This node's object is gone.
     NodeGone,
-    /// A Namespace exists.
-    Namespace(Arc<str>),
+    /// A Namespace exists, or changed.
+    Namespace(Namespace),
     /// A Namespace is gone.
     NamespaceGone(Arc<str>),
     /// What is wrong with one origin (an object, or a file) now; an empty list clears it.
@@ -61,14 +62,14 @@ pub enum Kind {
     Node,
     /// core/v1 Namespace.
     Namespace,
-    /// core/v1 Pod, this node's only, for their host ports.
-    HostPort,
+    /// core/v1 Pod, this node's only.
+    Pod,
 }
 
 impl Kind {
     /// All of them.
     pub const ALL: [Self; 5] =
-        [Self::Service, Self::EndpointSlice, Self::Node, Self::Namespace, Self::HostPort];
+        [Self::Service, Self::EndpointSlice, Self::Node, Self::Namespace, Self::Pod];
 }
 
 /// The cluster at one moment. Never changes; cloning copies a few pointers.
@@ -80,6 +81,10 @@ pub struct Snapshot {
     pub node: Option<Arc<Node>>,
     /// Every Namespace.
     pub namespaces: OrdSet<Arc<str>>,
+    /// What Namespaces say of their pods' sockets, of those that say anything.
+    pub socket_lb: OrdMap<Arc<str>, SocketLb>,
+    /// The pods of this node that have not ended.
+    pub pods: OrdMap<NamespacedName, Arc<Pod>>,
     /// What could not be taken, ordered.
     pub problems: OrdMap<Arc<str>, Arc<[Problem]>>,
 }
@@ -102,6 +107,8 @@ pub struct Dirty {
     pub services: BTreeSet<NamespacedName>,
     /// Namespaces that appeared or went.
     pub namespaces: BTreeSet<Arc<str>>,
+    /// Pods of this node appeared, changed or went, or a Namespace says something else of their sockets.
+    pub pods: bool,
     /// The list of problems differs.
     pub problems: bool,
 }
@@ -109,7 +116,7 @@ pub struct Dirty {
 impl Dirty {
     /// Everything.
     pub fn everything() -> Self {
-        Self { all: true, problems: true, ..Self::default() }
+        Self { all: true, pods: true, problems: true, ..Self::default() }
     }
 
     /// Whether nothing differs.
@@ -120,6 +127,7 @@ impl Dirty {
     /// Adds what a later change made differ.
     pub fn merge(&mut self, later: Self) {
         self.all |= later.all;
+        self.pods |= later.pods;
         self.problems |= later.problems;
         self.services.extend(later.services);
         self.namespaces.extend(later.namespaces);
@@ -200,23 +208,14 @@ impl Cluster {
             Change::ServiceGone(name) => self.service_gone(&name, dirty),
             Change::Slice(slice) => self.slice(slice),
             Change::SliceGone(name) => self.slice_gone(&name),
-            Change::HostPorts(ports) => self.host_ports(&ports, dirty),
-            Change::HostPortsGone(name) => {
-                self.update(name, dirty, |state| *state = ServiceState::default());
-            }
+            Change::Pod(pod) => self.pod(pod, dirty),
+            Change::PodGone(name) => self.pod_gone(&name, dirty),
             Change::Node(node) => {
                 self.seen(Kind::Node, |unlisted| unlisted.node = false);
                 self.set_node(Some(node), dirty);
             }
             Change::NodeGone => self.set_node(None, dirty),
-            Change::Namespace(name) => {
-                self.seen(Kind::Namespace, |unlisted| {
-                    unlisted.namespaces.remove(&name);
-                });
-                if self.snapshot.namespaces.insert(Arc::clone(&name)).is_none() {
-                    dirty.namespaces.insert(name);
-                }
-            }
+            Change::Namespace(namespace) => self.namespace(namespace, dirty),
             Change::NamespaceGone(name) => self.namespace_gone(name, dirty),
             Change::Problems { origin, problems } => {
                 self.problems(origin, problems, dirty);
@@ -226,17 +225,18 @@ impl Cluster {
 
     fn list_begins(&mut self, kind: Kind) {
         let unlisted = match kind {
-            Kind::Service | Kind::HostPort => Unlisted {
+            Kind::Service => Unlisted {
                 objects: self
                     .snapshot
                     .services
                     .iter()
-                    .filter(|(_, state)| {
-                        let service = state.service.as_ref();
-                        service.is_some_and(|one| listed_with(one) == kind)
-                    })
+                    .filter(|(_, state)| state.service.as_deref().is_some_and(is_object))
                     .map(|(name, _)| name.clone())
                     .collect(),
+                ..Unlisted::default()
+            },
+            Kind::Pod => Unlisted {
+                objects: self.snapshot.pods.keys().cloned().collect(),
                 ..Unlisted::default()
             },
             Kind::EndpointSlice => {
@@ -256,7 +256,7 @@ impl Cluster {
         for name in gone.objects {
             match kind {
                 Kind::EndpointSlice => self.slice_gone(&name),
-                Kind::HostPort => self.record(Change::HostPortsGone(name), dirty),
+                Kind::Pod => self.pod_gone(&name, dirty),
                 Kind::Service | Kind::Node | Kind::Namespace => self.service_gone(&name, dirty),
             }
         }
@@ -287,14 +287,29 @@ impl Cluster {
         self.set_service(name.clone(), None, dirty);
     }
 
-    fn host_ports(&mut self, ports: &HostPorts, dirty: &mut Dirty) {
-        let name = ports.service.name.clone();
-        self.seen(Kind::HostPort, |unlisted| {
-            unlisted.objects.remove(&name);
+    fn pod(&mut self, pod: Arc<Pod>, dirty: &mut Dirty) {
+        self.seen(Kind::Pod, |unlisted| {
+            unlisted.objects.remove(&pod.name);
         });
-        let service = Some(Arc::clone(&ports.service));
-        let endpoints = Arc::new(merge(&self.node_name, &ports.slices));
-        self.update(name, dirty, |state| *state = ServiceState { service, endpoints });
+        if self.snapshot.pods.get(&pod.name) == Some(&pod) {
+            return;
+        }
+        dirty.pods = true;
+        let led = pod.host_ports.as_ref().map(|ports| ServiceState {
+            service: Some(Arc::clone(&ports.service)),
+            endpoints: Arc::new(merge(&self.node_name, &ports.slices)),
+        });
+        let service = host_port::name(&pod.name);
+        self.update(service, dirty, |state| *state = led.unwrap_or_default());
+        self.snapshot.pods.insert(pod.name.clone(), pod);
+    }
+
+    fn pod_gone(&mut self, name: &NamespacedName, dirty: &mut Dirty) {
+        if self.snapshot.pods.remove(name).is_some() {
+            dirty.pods = true;
+            let service = host_port::name(name);
+            self.update(service, dirty, |state| *state = ServiceState::default());
+        }
     }
 
     fn set_service(
@@ -398,7 +413,31 @@ impl Cluster {
         }
     }
 
+    fn namespace(&mut self, namespace: Namespace, dirty: &mut Dirty) {
+        let Namespace { name, socket_lb } = namespace;
+        self.seen(Kind::Namespace, |unlisted| {
+            unlisted.namespaces.remove(&name);
+        });
+        self.say_of_sockets(&name, socket_lb, dirty);
+        if self.snapshot.namespaces.insert(Arc::clone(&name)).is_none() {
+            dirty.namespaces.insert(name);
+        }
+    }
+
+    fn say_of_sockets(&mut self, of: &Arc<str>, said: Option<SocketLb>, dirty: &mut Dirty) {
+        let all = &mut self.snapshot.socket_lb;
+        if all.get(of).copied() == said {
+            return;
+        }
+        dirty.pods = true;
+        match said {
+            Some(said) => all.insert(Arc::clone(of), said),
+            None => all.remove(of),
+        };
+    }
+
     fn namespace_gone(&mut self, name: Arc<str>, dirty: &mut Dirty) {
+        self.say_of_sockets(&name, None, dirty);
         if self.snapshot.namespaces.remove(&name).is_some() {
             dirty.namespaces.insert(name);
         }
@@ -416,13 +455,7 @@ impl Cluster {
     }
 }
 
-/// The kind of the object that a Service is made of.
-fn listed_with(service: &Service) -> Kind {
-    match service.service_type {
-        ServiceType::HostPort(_) => Kind::HostPort,
-        ServiceType::ClusterIp
-        | ServiceType::NodePort
-        | ServiceType::LoadBalancer
-        | ServiceType::ExternalName(_) => Kind::Service,
-    }
+/// Whether it is made of an object of its own, and not of a pod's host ports.
+const fn is_object(service: &Service) -> bool {
+    !matches!(service.service_type, ServiceType::HostPort(_))
 }

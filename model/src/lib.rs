@@ -39,6 +39,7 @@ pub mod name;
 pub mod node;
 pub mod notice;
 pub mod parse;
+pub mod pod;
 pub mod problem;
 pub mod service;
 pub mod slices;

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use model::cluster::Snapshot;
 use model::name::NamespacedName;
+use model::pod::SocketLb;
 use model::source::kube::{Connection, KubeConfig, Selection};
 use model::watch::{self, Watch};
 use serde_json::{Value, json};
@@ -242,6 +243,40 @@ async fn selectors_go_to_the_server_and_namespaces_are_left_alone() {
     let own = quiet.iter().find(|call| call.path.ends_with("/nodes")).unwrap();
     assert_eq!(own.query("fieldSelector"), "metadata.name=here");
     assert!(quiet.iter().all(|call| !call.path.ends_with("/namespaces")));
+}
+
+#[tokio::test]
+async fn what_says_whose_sockets_are_left_alone_is_watched_where_it_may_be() {
+    let mut node = Node::new(Selection::for_proxy().with_socket_lb()).await;
+    node.server.have("pods", status(403));
+    node.server.have(
+        "namespaces",
+        json!({
+            "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
+            "metadata": {"name": "shop", "resourceVersion": "2",
+                "annotations": {"fairlead.dev/socket-lb": "off"}},
+        }),
+    );
+    node.server.answer_quietly();
+    node.listed("7", &[]).await.keep();
+    node.until(|seen| seen.socket_lb.get("shop") == Some(&SocketLb::Off)).await;
+    node.until_healthy(false).await;
+    assert!(node.watch.health.borrow().in_sync, "whatever the server refuses of pods");
+    assert!(node.seen.as_ref().unwrap().pods.is_empty());
+    node.server.have(
+        "pods",
+        json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "web-0", "namespace": "shop", "uid": "u-1", "resourceVersion": "2"},
+            "spec": {"nodeName": "here", "containers": []},
+            "status": {"podIPs": [{"ip": "10.1.0.1"}]},
+        }),
+    );
+    node.until(|seen| seen.pods.contains_key(&NamespacedName::new("shop", "web-0"))).await;
+    node.until_healthy(true).await;
+    let quiet = node.server.quiet_calls();
+    let pods = quiet.iter().find(|call| call.path.ends_with("/pods")).unwrap();
+    assert_eq!(pods.query("fieldSelector"), "spec.nodeName=here");
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use model::cluster::{Change, Cluster, Dirty, Kind, Snapshot};
 use model::endpoint::{Conditions, Endpoint, EndpointPort, EndpointSlice, Hints};
 use model::name::{Family, NamespacedName, Protocol};
+use model::pod::{Namespace, Pod, SocketLb};
 use model::service::{Service, ServicePort, ServiceType, TrafficPolicy};
 use proptest::prelude::*;
 
@@ -16,6 +17,7 @@ enum Object {
     Service(u8),
     Slice(u8),
     Namespace(u8),
+    Pod(u8),
 }
 
 /// What happens to an object: it gets these contents, or goes.
@@ -33,7 +35,17 @@ enum Contents {
         weight: Option<u16>,
         endpoints: Vec<Endpoint>,
     },
-    Namespace,
+    Namespace {
+        socket_lb: Option<SocketLb>,
+    },
+    Pod {
+        last: Option<u8>,
+        socket_lb: Option<SocketLb>,
+    },
+}
+
+fn socket_lb() -> impl Strategy<Value = Option<SocketLb>> {
+    prop_oneof![Just(None), Just(Some(SocketLb::On)), Just(Some(SocketLb::Off))]
 }
 
 fn endpoint() -> impl Strategy<Value = Endpoint> {
@@ -74,9 +86,14 @@ fn event() -> impl Strategy<Value = Event> {
         });
     let slice = (0_u8..5, prop::option::weighted(0.8, contents))
         .prop_map(|(name, contents)| (Object::Slice(name), contents));
-    let namespace = (0_u8..2, any::<bool>())
-        .prop_map(|(name, is)| (Object::Namespace(name), is.then_some(Contents::Namespace)));
-    prop_oneof![2 => service, 4 => slice, 1 => namespace]
+    let namespace = (0_u8..2, prop::option::of(socket_lb())).prop_map(|(name, said)| {
+        (Object::Namespace(name), said.map(|socket_lb| Contents::Namespace { socket_lb }))
+    });
+    let contents = (prop::option::of(0_u8..3), socket_lb())
+        .prop_map(|(last, socket_lb)| Contents::Pod { last, socket_lb });
+    let pod = (0_u8..3, prop::option::of(contents))
+        .prop_map(|(name, contents)| (Object::Pod(name), contents));
+    prop_oneof![2 => service, 4 => slice, 1 => namespace, 1 => pod]
 }
 
 fn name(kind: &str, n: u8) -> NamespacedName {
@@ -102,10 +119,23 @@ fn change((object, contents): &Event) -> Change {
             headless: *headless,
             last_change_trigger: None,
         })),
-        (Object::Namespace(n), Some(_)) => Change::Namespace(format!("ns-{n}").into()),
+        (Object::Namespace(n), Some(Contents::Namespace { socket_lb })) => {
+            let socket_lb = *socket_lb;
+            Change::Namespace(Namespace { name: format!("ns-{n}").into(), socket_lb })
+        }
+        (Object::Pod(n), Some(Contents::Pod { last, socket_lb })) => Change::Pod(Arc::new(Pod {
+            name: name("pod", *n),
+            uid: "".into(),
+            node_name: Some("here".into()),
+            host_network: false,
+            addresses: last.map(|last| [10, 1, 0, last].into()).into_iter().collect(),
+            socket_lb: *socket_lb,
+            host_ports: None,
+        })),
         (Object::Service(n), _) => Change::ServiceGone(name("service", *n)),
         (Object::Slice(n), _) => Change::SliceGone(name("slice", *n)),
-        (Object::Namespace(n), None) => Change::NamespaceGone(format!("ns-{n}").into()),
+        (Object::Pod(n), _) => Change::PodGone(name("pod", *n)),
+        (Object::Namespace(n), _) => Change::NamespaceGone(format!("ns-{n}").into()),
     }
 }
 

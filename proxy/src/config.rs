@@ -37,9 +37,20 @@ pub struct NodeConfig {
     /// This node answers the cluster's names itself: of Service kube-system/kube-dns it asks the
     /// endpoints of other nodes, since its own are dead whenever it asks any.
     pub answers_names: bool,
-    /// Whether the backend in use ends connections whose endpoint serves no more, where a Service asks
-    /// for it.
-    pub ends_connections: bool,
+    /// Whether the backend in use works at sockets: it ends connections whose endpoint serves no more,
+    /// where a Service asks for it, and leaves those of pods alone that ask for that.
+    pub at_sockets: bool,
+    /// Who leads ports of the node to the pods that ask for them.
+    pub host_ports: HostPorts,
+}
+
+/// Who leads ports of the node to the pods that ask for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostPorts {
+    /// The proxy.
+    Led,
+    /// Whoever gives pods their network (CNI).
+    Left,
 }
 
 impl NodeConfig {
@@ -59,7 +70,8 @@ impl NodeConfig {
             protected_ports: BTreeSet::from([6443, 10250]),
             service_cidrs: Vec::new(),
             answers_names: false,
-            ends_connections: true,
+            at_sockets: true,
+            host_ports: HostPorts::Left,
         }
     }
 }

@@ -15,6 +15,7 @@ pub fn of(round: &Round) -> BTreeSet<Notice> {
     unread
         .map(notice(Reason::InvalidObject))
         .chain(refused.chain(&round.dropped).map(notice(Reason::FailedToProxy)))
+        .chain(round.plan.left_alone.problems.iter().map(notice(Reason::FailedToProxy)))
         .chain(round.plan.conflicts.values().map(notice(Reason::AddressConflict)))
         .collect()
 }

@@ -29,6 +29,7 @@ use model::problem::Problem;
 
 mod build;
 pub mod frontend;
+pub mod left_alone;
 pub mod planner;
 pub mod print;
 pub mod route;
@@ -36,6 +37,7 @@ pub mod settings;
 pub mod trace;
 
 pub use frontend::{At, Frontend, FrontendKey, FrontendKind};
+pub use left_alone::LeftAlone;
 pub use planner::{Planner, plan};
 pub use route::{Endpoint, EndpointSet, Masquerade, Route, Routes, SourceKind, Target};
 pub use settings::Settings;
@@ -58,6 +60,8 @@ pub struct Plan {
     pub services: OrdMap<NamespacedName, Arc<ServicePlan>>,
     /// Per frontend and Service that lost it to another, why.
     pub conflicts: OrdMap<(FrontendKey, NamespacedName), Problem>,
+    /// Whose sockets are not translated, where sockets are.
+    pub left_alone: Arc<LeftAlone>,
 }
 
 impl Plan {
@@ -72,6 +76,7 @@ impl Plan {
             .values()
             .flat_map(|service| service.problems.iter())
             .chain(self.conflicts.values())
+            .chain(&self.left_alone.problems)
     }
 }
 
@@ -156,6 +161,8 @@ pub struct PlanChange {
     pub addresses: BTreeMap<IpAddr, Option<Undefined>>,
     /// Health check node ports that differ.
     pub health_checks: BTreeMap<NamespacedName, Option<HealthCheck>>,
+    /// Whose sockets are not translated, if that differs.
+    pub left_alone: Option<Arc<LeftAlone>>,
     /// Some problem appeared or went.
     pub problems: bool,
 }

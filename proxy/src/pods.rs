@@ -7,10 +7,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use crate::links;
+use crate::namespaces;
 use crate::plan::{Plan, Target};
 
 /// One process of a pod, and where it was found.
@@ -115,7 +116,10 @@ fn pods(addresses: &BTreeSet<IpAddr>) -> Vec<PodProcess> {
     of_namespace
         .into_values()
         .filter_map(|pid| {
-            let address = addresses_of(pid).intersection(addresses).next().copied()?;
+            let address = namespaces::addresses(Path::new(&format!("/proc/{pid}/net")))
+                .intersection(addresses)
+                .next()
+                .copied()?;
             let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
             Some(PodProcess { address, pid, cgroup: cgroup2_path(&cgroup)? })
         })
@@ -133,34 +137,6 @@ fn network_namespace(pid: &str) -> Option<PathBuf> {
     fs::read_link(format!("/proc/{pid}/ns/net")).ok()
 }
 
-/// The addresses that a process's network namespace has, from proc(5).
-fn addresses_of(pid: u32) -> BTreeSet<IpAddr> {
-    let read = |file| fs::read_to_string(format!("/proc/{pid}/net/{file}")).unwrap_or_default();
-    v4_addresses(&read("fib_trie")).chain(v6_addresses(&read("if_inet6"))).collect()
-}
-
-/// Local addresses of a `fib_trie`: a `/32 host LOCAL` line stands under its address.
-fn v4_addresses(fib_trie: &str) -> impl Iterator<Item = IpAddr> {
-    let lines: Vec<&str> = fib_trie.lines().map(str::trim).collect();
-    let found: Vec<IpAddr> = lines
-        .iter()
-        .zip(lines.iter().skip(1))
-        .filter(|(_, below)| below.starts_with("/32 host LOCAL"))
-        .filter_map(|(line, _)| line.strip_prefix("|-- ")?.parse::<Ipv4Addr>().ok())
-        .map(IpAddr::from)
-        .collect();
-    found.into_iter()
-}
-
-/// The first column of `if_inet6`: 32 hexadecimal digits.
-fn v6_addresses(if_inet6: &str) -> impl Iterator<Item = IpAddr> {
-    if_inet6.lines().filter_map(|line| {
-        let digits = line.split(' ').next()?;
-        let bits = u128::from_str_radix(digits, 16).ok()?;
-        (digits.len() == 32).then(|| IpAddr::from(Ipv6Addr::from_bits(bits)))
-    })
-}
-
 /// The cgroup v2 line of `/proc/PID/cgroup`: `0::/kubepods/pod1`.
 fn cgroup2_path(text: &str) -> Option<PathBuf> {
     text.lines().find_map(|line| line.strip_prefix("0::")).map(PathBuf::from)
@@ -169,19 +145,6 @@ fn cgroup2_path(text: &str) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn addresses_are_read_from_proc() {
-        let trie = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 10.1.0.0\n        /24 link UNICAST\n\
-                    Local:\n     |-- 10.1.0.2\n        /32 host LOCAL\n     |-- 10.1.0.255\n        \
-                    /32 link BROADCAST\n";
-        let found: Vec<_> = v4_addresses(trie).collect();
-        assert_eq!(found, [IpAddr::from([10, 1, 0, 2])]);
-
-        let v6 = "fd000000000000000000000000000002 02 40 00 80     eth0\nbroken\n";
-        let found: Vec<_> = v6_addresses(v6).collect();
-        assert_eq!(found, ["fd00::2".parse::<IpAddr>().unwrap()]);
-    }
 
     #[test]
     fn the_cgroup2_line_is_found_among_those_of_v1() {

@@ -6,12 +6,11 @@
 //! longer serves its frontend is ended by `SOCK_DESTROY` (its program sees ECONNABORTED, then
 //! EDESTADDRREQ). From state, never from events: what a restart or a failure left is found again.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -28,6 +27,7 @@ use netlink_sys::{Socket, SocketAddr as NetlinkAddr};
 use nix::sched::{CloneFlags, setns};
 use tracing::{debug, warn};
 
+use crate::namespaces;
 use crate::plan::{At, FrontendKey, Plan};
 
 /// How many threads look for sockets at once, at most: it is done in an instant, beside others' work.
@@ -109,7 +109,7 @@ pub fn destroy(stale: Stale) -> usize {
 }
 
 fn destroy_everywhere(stale: &Stale) -> usize {
-    let namespaces = namespaces();
+    let namespaces = namespaces::all();
     let n_threads = thread::available_parallelism().map_or(1, NonZero::get).min(MOST_THREADS);
     let share = namespaces.len().div_ceil(n_threads).max(1);
     // Namespaces that were not met yet.
@@ -142,30 +142,6 @@ fn destroy_in_each(namespaces: &[PathBuf], stale: &Stale, n_left: &AtomicUsize) 
         }
     }
     destroyed
-}
-
-/// One file for each network namespace of the machine: this process's own first.
-fn namespaces() -> Vec<PathBuf> {
-    let processes = fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| {
-            path.file_name()
-                .and_then(|name| name.to_str())
-                .is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
-        })
-        .map(|path| path.join("ns/net"));
-    let named = fs::read_dir("/run/netns")
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| Some(entry.ok()?.path()));
-    let mut seen = BTreeSet::new();
-    std::iter::once(PathBuf::from("/proc/self/ns/net"))
-        .chain(processes)
-        .chain(named)
-        .filter(|path| fs::metadata(path).is_ok_and(|data| seen.insert((data.dev(), data.ino()))))
-        .collect()
 }
 
 fn destroy_in(namespace: &Path, stale: &Stale, n_left: &AtomicUsize) -> io::Result<usize> {

@@ -49,6 +49,9 @@ pub struct Status {
     /// How many UDP flows were removed from the kernel's conntrack for the same reason.
     #[serde(default)]
     pub n_flows_removed: u64,
+    /// The pods whose sockets are left alone, by name; those whose network namespace was not found say so.
+    #[serde(default)]
+    pub left_alone: Vec<String>,
     /// How often somebody else had changed what was programmed, and it was repaired.
     #[serde(default)]
     pub n_repairs: u64,

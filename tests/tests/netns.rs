@@ -25,6 +25,8 @@ mod hairpin;
 mod iptables;
 #[path = "netns/ipvs.rs"]
 mod ipvs;
+#[path = "netns/left_alone.rs"]
+mod left_alone;
 #[path = "netns/leftovers.rs"]
 mod leftovers;
 #[path = "netns/loadtest.rs"]

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use model::cluster::{Change, Cluster, Kind};
 use model::endpoint::{Conditions, Endpoint, EndpointPort, EndpointSlice};
 use model::name::{Family, Protocol};
+use model::pod::Namespace;
 use model::service::{Service, ServicePort, ServiceType, TrafficPolicy};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -113,7 +114,7 @@ impl Object {
             Self::SliceGone(idx) => {
                 vec![Change::SliceGone(NamespacedName::new("shop", format!("slice-{idx}")))]
             }
-            Self::Namespace(name) => vec![Change::Namespace((*name).into())],
+            Self::Namespace(name) => vec![Change::Namespace(Namespace::new(*name))],
             Self::Relist => {
                 vec![Change::ListBegins(Kind::EndpointSlice), Change::ListDone(Kind::EndpointSlice)]
             }

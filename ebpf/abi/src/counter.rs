@@ -50,6 +50,8 @@ counters! {
     /// A pod's connect or send was left to the packet programs: its source must be rewritten, or
     /// looked at, or may be the endpoint itself.
     LeftToPackets = "left_to_packets",
+    /// A connect or send was left alone, whatever it named: the pod, or its Namespace, asks for that.
+    LeftAlone = "left_alone",
     /// A node's own connect or send leads nowhere: it is outside of the source ranges.
     OutsideRanges = "outside_source_ranges",
     /// A bind to a node port was refused.

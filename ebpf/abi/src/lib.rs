@@ -8,6 +8,7 @@
 //!  RANGES     trie   slot and source ─▶ may use it         ADDRESSES  hash  address ─▶ flags
 //!  AFFINITY   LRU    client and Service port ─▶ endpoint   PREFIXES   trie  range ─▶ flags
 //!  NODE       array  what holds for the node               SOCKETS, UDP_PEERS, TCP_SOCKETS  what sockets got
+//!  LEFT_ALONE hash   cookie of a network namespace ─▶ its calls are left alone; N_LEFT_ALONE  how many are
 //!  DNS        array  family ─▶ this node's own DNS server  DNS_ALIVE  a socket of it, while it lives
 //!  FILTER     array  hashes of all addresses that packets of ours have
 //!  COUNTERS, ENDPOINT_COUNTS, SERVICE_COUNTS, DROPS        what happened

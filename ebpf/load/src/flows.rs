@@ -1,6 +1,7 @@
 //! Collects connections that have ended: off the packet path, every few seconds.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use abi::flow::{Name, Record, Seen, Tuple, flag, half};
@@ -10,6 +11,8 @@ use nix::time::{ClockId, clock_gettime};
 use crate::batch;
 use crate::filter::Filter;
 
+/// The number of TCP.
+const TCP: u8 = 6;
 /// Only what is not there is added.
 const BPF_NOEXIST: u64 = 1;
 
@@ -111,22 +114,53 @@ impl Flows {
         })?;
         collected.live = live.len();
         for sent in ended {
-            // A packet may have come since.
-            let Ok(mut record) = self.records.get(&sent, 0) else { continue };
-            if is_over(&sent, &record, now, lifetimes) {
-                if let Ok(name) = self.names.get(&leaving(&sent, &record), 0) {
-                    record.add(&name);
-                }
-                // A program may have removed any of them. Names first: they are believed without it.
-                _ = self.names.remove(&leaving(&sent, &record));
-                _ = self.names.remove(&returning(&sent, &record));
-                _ = self.records.remove(&sent);
-                last(&record);
-                collected.ended += 1;
-            }
+            let is_over = |record: &Record| is_over(&sent, record, now, lifetimes);
+            collected.ended += usize::from(self.remove(&sent, is_over, &mut last));
         }
         collected.dangling = self.collect_names(&live)?;
         Ok(collected)
+    }
+
+    /// Removes closed TCP connections of these clients at once, and shows each record for the last time.
+    /// Says how many.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn forget_closed(
+        &mut self,
+        clients: &BTreeSet<IpAddr>,
+        mut last: impl FnMut(&Record),
+    ) -> Result<usize, MapError> {
+        let is_closed = |record: &Record| Record::is_closed(record.forward, record.reply);
+        let mut closed = Vec::new();
+        batch::each(&self.records, |sent: Tuple, record| {
+            if sent.protocol == TCP && is_closed(&record) && clients.contains(&sent.src.into()) {
+                closed.push(sent);
+            }
+        })?;
+        Ok(closed.iter().filter(|sent| self.remove(sent, is_closed, &mut last)).count())
+    }
+
+    /// Removes a connection, unless a packet has come since that makes it another.
+    fn remove(
+        &mut self,
+        sent: &Tuple,
+        is_over: impl Fn(&Record) -> bool,
+        last: &mut impl FnMut(&Record),
+    ) -> bool {
+        let Ok(mut record) = self.records.get(sent, 0) else { return false };
+        if !is_over(&record) {
+            return false;
+        }
+        if let Ok(name) = self.names.get(&leaving(sent, &record), 0) {
+            record.add(&name);
+        }
+        // A program may have removed any of them. Names first: they are believed without it.
+        _ = self.names.remove(&leaving(sent, &record));
+        _ = self.names.remove(&returning(sent, &record));
+        _ = self.records.remove(sent);
+        last(&record);
+        true
     }
 
     /// Adds a connection that packets have not opened; says whether it was not there.

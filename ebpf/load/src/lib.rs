@@ -25,6 +25,7 @@ pub mod endpoints;
 pub mod filter;
 pub mod flows;
 mod kept;
+pub mod left_alone;
 mod mapped;
 mod mountinfo;
 pub mod object;

@@ -25,6 +25,7 @@ use crate::endpoints::Endpoints;
 use crate::filter::Filter;
 use crate::flows::Flows;
 use crate::kept::Kept;
+use crate::left_alone::LeftAlone;
 use crate::object::{self, ReadObjectError};
 use crate::pins::{LockError, MAPS, Pins, WRITTEN, WriterLock};
 use crate::probe::{self, ProbeError};
@@ -316,6 +317,15 @@ impl Dataplane {
         let alive = self.owned("DNS_ALIVE")?;
         OwnDns::new(servers, clients, alive, self.filter.clone())
             .map_err(|source| OpenError::Map { name: "DNS", source })
+    }
+
+    /// `LEFT_ALONE` and `N_LEFT_ALONE`, for whoever finds the namespaces of pods.
+    ///
+    /// # Errors
+    /// The object has no such maps, or there is no descriptor left.
+    pub fn left_alone(&self) -> Result<LeftAlone, OpenError> {
+        let (cookies, n) = (self.owned("LEFT_ALONE")?, self.owned("N_LEFT_ALONE")?);
+        LeftAlone::new(cookies, n).map_err(|source| OpenError::Map { name: "LEFT_ALONE", source })
     }
 
     /// A map with a descriptor of its own.

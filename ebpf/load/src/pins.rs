@@ -20,7 +20,7 @@ use crate::clsact;
 use crate::sys::Hook;
 
 /// Maps that are pinned, in the order in which they are.
-pub(crate) const MAPS: [&str; 26] = [
+pub(crate) const MAPS: [&str; 28] = [
     "FILTER",
     "NEW_NAMES",
     "NEW_FLOWS",
@@ -32,6 +32,8 @@ pub(crate) const MAPS: [&str; 26] = [
     "SOCKETS",
     "UDP_PEERS",
     "TCP_SOCKETS",
+    "LEFT_ALONE",
+    "N_LEFT_ALONE",
     "COUNTERS",
     "DROPS",
     "DNS",

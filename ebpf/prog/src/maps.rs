@@ -70,6 +70,14 @@ pub(crate) static PREFIXES: LpmTrie<Addr, PrefixFlags, 4_096> = LpmTrie::new();
 #[btf_map]
 pub(crate) static NODE: Array<Node, 1> = Array::new();
 
+/// Are the calls of this network namespace left alone? By its cookie; a value says nothing.
+#[btf_map]
+pub(crate) static LEFT_ALONE: HashMap<u64, u32, 4_096, ON_DEMAND> = HashMap::new();
+
+/// Of how many are they?
+#[btf_map]
+pub(crate) static N_LEFT_ALONE: Array<u64, 1> = Array::new();
+
 /// Which addresses do packets have that may concern us?
 #[btf_map]
 pub(crate) static FILTER: Array<Filter, 1, MMAPABLE> = Array::new();

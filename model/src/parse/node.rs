@@ -9,6 +9,7 @@ use crate::node::Node;
 use crate::parse::fault::{Faults, Parsed, shortened};
 use crate::parse::names::{self, Names};
 use crate::parse::{address, parse_ip};
+use crate::pod::{Namespace, SOCKET_LB, SocketLb};
 
 const ZONE: &str = "topology.kubernetes.io/zone";
 const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
@@ -35,11 +36,27 @@ pub fn node(object: &api::Node, names: &mut Names) -> Parsed<Node> {
     faults.with(Some(node))
 }
 
-/// A Namespace, of which the name is all.
-pub fn namespace(metadata: &ObjectMeta, names: &mut Names) -> Parsed<Arc<str>> {
+/// A Namespace, of which the metadata is all.
+pub fn namespace(metadata: &ObjectMeta, names: &mut Names) -> Parsed<Namespace> {
     let mut faults = Faults::of(cluster_title("Namespace", metadata));
-    let name = cluster_name(metadata, names, &mut faults, names::is_label);
-    faults.with(name)
+    let Some(name) = cluster_name(metadata, names, &mut faults, names::is_label) else {
+        return faults.with(None);
+    };
+    let socket_lb = socket_lb(metadata, &mut faults);
+    faults.with(Some(Namespace { name, socket_lb }))
+}
+
+/// What a Pod or Namespace says of the sockets.
+pub(super) fn socket_lb(metadata: &ObjectMeta, faults: &mut Faults) -> Option<SocketLb> {
+    match metadata.annotations.as_ref()?.get(SOCKET_LB)?.as_str() {
+        "on" => Some(SocketLb::On),
+        "off" => Some(SocketLb::Off),
+        other => {
+            let field = format_args!("metadata.annotations[{SOCKET_LB}]");
+            faults.add(field, other, "neither on nor off", "use \"on\" or \"off\", or remove it");
+            None
+        }
+    }
 }
 
 fn cluster_name(

@@ -1,4 +1,4 @@
-//! Pod: the ports of its node that lead to it.
+//! Pod: whether its sockets are left alone, and the ports of its node that lead to it.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,49 +11,66 @@ use crate::name::{Family, NamespacedName};
 use crate::parse::address::{self, parse_ip};
 use crate::parse::fault::{Faults, Parsed};
 use crate::parse::names::Names;
+use crate::parse::node::socket_lb;
 use crate::parse::slice::{port_number, protocol, push_port};
 use crate::parse::{object_name, object_title};
+use crate::pod::Pod;
 use crate::service::{Service, ServicePort, ServiceType, TrafficPolicy};
 
-/// The host ports of a pod that has an address; most have none.
-pub fn pod(object: &api::Pod, names: &mut Names) -> Parsed<HostPorts> {
+/// A pod that has not ended.
+pub fn pod(object: &api::Pod, names: &mut Names) -> Parsed<Pod> {
     let metadata = &object.metadata;
     let mut faults = Faults::of(object_title("Pod", metadata));
-    let (Some(spec), Some(status)) = (&object.spec, &object.status) else {
+    let Some(spec) = &object.spec else { return faults.with(None) };
+    let status = object.status.as_ref();
+    let phase = status.and_then(|status| status.phase.as_deref());
+    if matches!(phase, Some("Succeeded" | "Failed")) {
         return faults.with(None);
+    }
+    let Some(name) = object_name(metadata, names, &mut faults) else {
+        return faults.with(None);
+    };
+    let ips = status.into_iter().flat_map(|status| status.pod_ips.iter().flatten());
+    let ips = ips.map(|one| one.ip.as_str());
+    let mut pod = Pod {
+        name,
+        uid: metadata.uid.as_deref().unwrap_or_default().into(),
+        node_name: names.share_some(spec.node_name.as_deref()),
+        host_network: spec.host_network == Some(true),
+        addresses: address::ips("status.podIPs", ips, &mut faults),
+        socket_lb: socket_lb(metadata, &mut faults),
+        host_ports: None,
     };
     // On the node's own network it listens there by itself.
-    let is_over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
-    if is_over || spec.host_network == Some(true) || asked(spec).next().is_none() {
-        return faults.with(None);
+    if !pod.host_network && asked(spec).next().is_some() {
+        let created = metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second());
+        pod.host_ports = host_ports(&pod, ports(spec, names, &mut faults), created);
     }
-    let Some(pod) = object_name(metadata, names, &mut faults) else {
-        return faults.with(None);
-    };
-    let ips = status.pod_ips.iter().flatten().map(|one| one.ip.as_str());
-    let addresses = address::ips("status.podIPs", ips, &mut faults);
-    let Ports { node, at, own } = ports(spec, names, &mut faults);
-    if addresses.is_empty() || node.is_empty() {
-        return faults.with(None);
+    faults.with(Some(pod))
+}
+
+/// The host ports of a pod that has an address.
+fn host_ports(pod: &Pod, ports: Ports, created: i64) -> Option<HostPorts> {
+    let Ports { node, at, own } = ports;
+    if pod.addresses.is_empty() || node.is_empty() {
+        return None;
     }
-    let name = host_port::name(&pod);
-    let on = spec.node_name.as_deref().map(|node| names.share(node));
-    let slices = addresses.into_iter().map(|address| {
+    let name = host_port::name(&pod.name);
+    let slices = pod.addresses.iter().map(|address| {
         let endpoint = Endpoint {
-            address,
+            address: *address,
             conditions: Conditions::default(),
-            node_name: on.clone(),
+            node_name: pod.node_name.clone(),
             zone: None,
             hints: None,
             hostname: None,
-            pod: Some(Arc::clone(&pod.name)),
+            pod: Some(Arc::clone(&pod.name.name)),
         };
         Arc::new(slice(&name, endpoint, own.clone()))
     });
     let slices = slices.collect();
-    let created = metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second());
     let service = Arc::new(service(name, created, node, at));
-    faults.with(Some(HostPorts { service, slices }))
+    Some(HostPorts { service, slices })
 }
 
 /// Ports in the order of the containers.
@@ -155,9 +172,15 @@ fn service(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pod::SocketLb;
 
     fn parsed(spec: &str, status: &str) -> Parsed<HostPorts> {
-        let text = format!("{{metadata: {{name: web}}, spec: {spec}, status: {status}}}");
+        let Parsed { object, problems } = pod_of("name: web", spec, status);
+        Parsed { object: object.and_then(|pod| pod.host_ports), problems }
+    }
+
+    fn pod_of(metadata: &str, spec: &str, status: &str) -> Parsed<Pod> {
+        let text = format!("{{metadata: {{{metadata}}}, spec: {spec}, status: {status}}}");
         pod(&serde_saphyr::from_str(&text).unwrap(), &mut Names::default())
     }
 
@@ -189,6 +212,28 @@ mod tests {
         assert_eq!(parsed(&format!("{{hostNetwork: true, {ports}}}"), STATUS).object, None);
         let over = "{phase: Succeeded, podIPs: [{ip: 10.244.1.7}]}";
         assert_eq!(parsed(&format!("{{{ports}}}"), over).object, None);
+    }
+
+    #[test]
+    fn a_pod_says_whether_its_sockets_are_left_alone() {
+        let said = |value: &str| {
+            let metadata = format!("name: web, annotations: {{fairlead.dev/socket-lb: {value}}}");
+            let Parsed { object, problems } = pod_of(&metadata, "{containers: []}", STATUS);
+            (object.unwrap().socket_lb, problems)
+        };
+        assert_eq!(said("'off'"), (Some(SocketLb::Off), vec![]));
+        assert_eq!(said("'on'"), (Some(SocketLb::On), vec![]));
+        let (said, problems) = said("'no'");
+        assert_eq!(said, None);
+        assert_eq!(
+            problems[0].to_string(),
+            "Pod default/web: metadata.annotations[fairlead.dev/socket-lb]: \"no\" is neither on nor \
+             off; use \"on\" or \"off\", or remove it"
+        );
+        assert_eq!(pod_of("name: web", "{}", "{phase: Failed}").object, None);
+        let pod = pod_of("name: web, uid: u-1", "{hostNetwork: true, containers: []}", "{}");
+        let pod = pod.object.unwrap();
+        assert_eq!((&*pod.uid, pod.host_network, pod.addresses), ("u-1", true, vec![]));
     }
 
     #[test]

@@ -26,7 +26,6 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 
 use crate::cluster::{Change, Kind};
-use crate::host_port;
 use crate::name::NamespacedName;
 use crate::parse;
 use crate::source::kube::follow::{Followed, Follower};
@@ -57,16 +56,40 @@ pub struct Selection {
     pub services: Selector,
     /// Of `EndpointSlices`.
     pub slices: Selector,
-    /// Whether Namespaces are watched at all; kube-proxy's role does not allow it.
-    pub namespaces: bool,
-    /// Whether the pods of this node are watched, whose host ports nobody else leads to them.
-    pub host_ports: bool,
+    /// Whether Namespaces are watched.
+    pub namespaces: Watched,
+    /// Whether the pods of this node are.
+    pub pods: Watched,
+}
+
+/// Whether a kind is watched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Watched {
+    /// No: as far as anybody asks, there is nothing of it.
+    #[default]
+    No,
+    /// Where this identity may, which that of kube-proxy may not: as long as the server refuses to
+    /// list them there is nothing of it.
+    IfAllowed,
+    /// Yes.
+    Yes,
 }
 
 impl Selection {
     /// Everything, as names need it.
     pub fn everything() -> Self {
-        Self { namespaces: true, ..Self::default() }
+        Self { namespaces: Watched::Yes, ..Self::default() }
+    }
+
+    /// The same with what says whose sockets are left alone, where that may be asked for.
+    #[must_use]
+    pub fn with_socket_lb(mut self) -> Self {
+        for kind in [&mut self.namespaces, &mut self.pods] {
+            if *kind == Watched::No {
+                *kind = Watched::IfAllowed;
+            }
+        }
+        self
     }
 
     /// What routing alone needs, as kube-proxy selects it.
@@ -80,8 +103,7 @@ impl Selection {
                 labels: "!service.kubernetes.io/headless".to_owned(),
                 fields: String::new(),
             },
-            namespaces: false,
-            host_ports: false,
+            ..Self::default()
         }
     }
 }
@@ -191,30 +213,13 @@ impl Connection {
         let services = follower(selection.services).run(Api::<Service>::all(client()));
         let slices = follower(selection.slices).run(Api::<EndpointSlice>::all(client()));
         let node = follower(node).run(Api::<Node>::all(client()));
-        let namespaces = async {
-            if selection.namespaces {
-                let api = Api::<PartialObjectMeta<Namespace>>::all(client());
-                follower(Selector::default()).run(api).await;
-            } else {
-                drop(out.send(none(Kind::Namespace)).await);
-            }
-        };
-        let host_ports = async {
-            if selection.host_ports {
-                let fields = format!("spec.nodeName={node_name}");
-                let mine = Selector { fields, ..Selector::default() };
-                follower(mine).run(Api::<Pod>::all(client())).await;
-            } else {
-                drop(out.send(none(Kind::HostPort)).await);
-            }
-        };
-        future::join5(services, slices, node, namespaces, host_ports).await;
+        let namespaces = follower(Selector::default())
+            .run_if(selection.namespaces, Api::<PartialObjectMeta<Namespace>>::all(client()));
+        let mine = format!("spec.nodeName={node_name}");
+        let mine = Selector { fields: mine, ..Selector::default() };
+        let pods = follower(mine).run_if(selection.pods, Api::<Pod>::all(client()));
+        Box::pin(future::join5(services, slices, node, namespaces, pods)).await;
     }
-}
-
-/// As far as anybody asks, there is nothing of a kind.
-fn none(kind: Kind) -> Vec<Change> {
-    [Change::ListBegins, Change::ListDone].map(|end| end(kind)).into()
 }
 
 fn parse_url(url: &str) -> Result<http::Uri, ConnectError> {
@@ -278,15 +283,15 @@ impl Followed for PartialObjectMeta<Namespace> {
 }
 
 impl Followed for Pod {
-    const KIND: Kind = Kind::HostPort;
+    const KIND: Kind = Kind::Pod;
     const TITLE: &'static str = "Pod";
 
     fn parse(&self, names: &mut parse::Names) -> parse::Parsed<Change> {
         let parse::Parsed { object, problems } = parse::pod(self, names);
-        parse::Parsed { object: object.map(Change::HostPorts), problems }
+        parse::Parsed { object: object.map(|new| Change::Pod(Arc::new(new))), problems }
     }
 
     fn gone(name: NamespacedName) -> Change {
-        Change::HostPortsGone(host_port::name(&name))
+        Change::PodGone(name)
     }
 }

@@ -90,7 +90,7 @@ impl Server {
         next
     }
 
-    /// An object of another kind.
+    /// An object of another kind, or the Status that is all the answer.
     pub(crate) fn have(&self, kind: &str, object: Value) {
         self.shared.objects.lock().unwrap().insert(kind.to_owned(), object);
     }
@@ -206,6 +206,11 @@ async fn answer(request: Request<Incoming>, shared: &Shared) -> Response<Body> {
     shared.quiet.clone().wait_for(|quiet| *quiet).await.unwrap();
     let objects = shared.objects.lock().unwrap();
     let items: Vec<_> = objects.get(&kind).into_iter().collect();
+    if let [refusal] = items.as_slice()
+        && let Some(code) = refusal.get("code").and_then(Value::as_u64)
+    {
+        return json_response(code.try_into().unwrap(), refusal);
+    }
     let list = json!({
         "apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": "2"}, "items": items,
     });

@@ -108,7 +108,7 @@ impl NodeFlags {
             localhost_node_ports: self.localhost_node_ports(mode),
             external_ips: self.external_ips()?,
             service_cidrs: nets("service-cidrs", &self.service_cidrs)?,
-            ends_connections: mode == ProxyMode::Ebpf,
+            at_sockets: mode == ProxyMode::Ebpf,
             ..NodeConfig::new(node_name)
         })
     }

@@ -15,7 +15,7 @@ use model::slices::MergedEndpoint;
 
 use crate::backend::Unsupported;
 use crate::by_family::ByFamily;
-use crate::config::{ExternalIps, NodeConfig};
+use crate::config::{ExternalIps, HostPorts, NodeConfig};
 use crate::plan::{
     At, Endpoint, EndpointSet, Frontend, FrontendKey, FrontendKind, HealthCheck, Masquerade, Route,
     Routes, ServicePlan, Settings, Target, Undefined,
@@ -38,7 +38,12 @@ impl Context<'_> {
     pub(crate) fn service(&self, state: &ServiceState) -> Option<ServicePlan> {
         let service = state.service.as_deref()?;
         if let ServiceType::HostPort(addresses) = &service.service_type {
-            return Some(ServiceBuild::new(self, state, service).host_ports(addresses));
+            return match self.config.host_ports {
+                HostPorts::Led => {
+                    Some(ServiceBuild::new(self, state, service).host_ports(addresses))
+                }
+                HostPorts::Left => None,
+            };
         }
         if service.cluster_ips.is_empty() {
             return None;
@@ -54,7 +59,7 @@ impl Context<'_> {
                 build.family(family, cluster_ip);
             }
         }
-        if service.ends_connections && !self.config.ends_connections {
+        if service.ends_connections && !self.config.at_sockets {
             build.problem(
                 "metadata.annotations[fairlead.dev/end-connections]",
                 "in this --proxy-mode connections are left to their endpoints; ebpf ends them",

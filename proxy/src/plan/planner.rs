@@ -13,7 +13,8 @@ use crate::backend::Unsupported;
 use crate::config::NodeConfig;
 use crate::plan::build::Context;
 use crate::plan::{
-    AddressClaim, Frontend, FrontendKey, FrontendKind, Plan, PlanChange, ServicePlan, Settings,
+    AddressClaim, Frontend, FrontendKey, FrontendKind, LeftAlone, Plan, PlanChange, ServicePlan,
+    Settings,
 };
 
 /// Plans from nothing, for a backend that can do everything.
@@ -89,6 +90,9 @@ impl Planner {
         if dirty.all {
             self.set_settings(snapshot, &mut change);
         }
+        if (dirty.all || dirty.pods) && self.config.at_sockets {
+            self.set_left_alone(snapshot, &mut change);
+        }
         let settings = Arc::clone(&self.plan.settings);
         let config = Arc::clone(&self.config);
         let supports = Arc::clone(&self.supports);
@@ -126,6 +130,15 @@ impl Planner {
         if *self.plan.settings != settings {
             self.plan.settings = Arc::new(settings);
             change.settings = Some(Arc::clone(&self.plan.settings));
+        }
+    }
+
+    fn set_left_alone(&mut self, snapshot: &Snapshot, change: &mut PlanChange) {
+        let left_alone = LeftAlone::of(snapshot);
+        if *self.plan.left_alone != left_alone {
+            change.problems |= self.plan.left_alone.problems != left_alone.problems;
+            self.plan.left_alone = Arc::new(left_alone);
+            change.left_alone = Some(Arc::clone(&self.plan.left_alone));
         }
     }
 

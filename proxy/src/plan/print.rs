@@ -19,6 +19,7 @@ impl fmt::Display for Plan {
             writeln!(f, "\nService {name}")?;
             self.service(f, name, service)?;
         }
+        write!(f, "{}", self.left_alone)?;
         let mut problems = self.problems().peekable();
         if problems.peek().is_some() {
             writeln!(f, "\nleft out")?;
@@ -158,6 +159,8 @@ pub struct PlanView {
     frontends: Vec<FrontendView>,
     addresses: Vec<AddressView>,
     health_checks: Vec<HealthCheckView>,
+    /// Pods whose sockets are not translated.
+    left_alone: Vec<String>,
     problems: Vec<String>,
 }
 
@@ -250,6 +253,7 @@ impl From<&Plan> for PlanView {
                     local_endpoints: Family::ALL.map(|family| *check.local_endpoints.get(family)),
                 })
                 .collect(),
+            left_alone: plan.left_alone.pods.keys().map(ToString::to_string).collect(),
             problems: plan.problems().map(ToString::to_string).collect(),
         }
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::cluster::{Change, Kind};
 use crate::name::NamespacedName;
 use crate::node::Node;
+use crate::pod::{Namespace, Pod, SocketLb};
 use crate::problem::Problem;
 use crate::source::files::document::Contents;
 use crate::source::files::object::{Key, Object, ObjectKind};
@@ -210,7 +211,9 @@ impl Folder {
             Some(Object::Node(node)) if node.name == self.node_name => {
                 changes.push(Change::Node(Arc::clone(node)));
             }
-            Some(Object::Node(_) | Object::Namespace) => {}
+            Some(Object::Pod(pod)) if self.runs(pod) => changes.push(Change::Pod(Arc::clone(pod))),
+            Some(Object::Pod(pod)) => changes.push(Change::PodGone(pod.name.clone())),
+            Some(Object::Node(_) | Object::Namespace(_)) => {}
             None => match key.kind {
                 ObjectKind::Service => changes.push(Change::ServiceGone(key.name.clone())),
                 ObjectKind::EndpointSlice | ObjectKind::Endpoints => {
@@ -219,6 +222,7 @@ impl Folder {
                 ObjectKind::Node if key.name.name == self.node_name => {
                     changes.push(self.made_node());
                 }
+                ObjectKind::Pod => changes.push(Change::PodGone(key.name.clone())),
                 ObjectKind::Node | ObjectKind::Namespace => {}
             },
         }
@@ -228,23 +232,36 @@ impl Folder {
         };
     }
 
-    /// A namespace exists while an object names it.
+    /// Whether this node does.
+    fn runs(&self, pod: &Pod) -> bool {
+        pod.node_name.as_ref() == Some(&self.node_name)
+    }
+
+    /// A namespace exists while an object names it; what it says is in its own, if it has one.
     fn tell_namespace(&mut self, key: &Key, changes: &mut Vec<Change>) {
-        let Some(namespace) = namespace_of(key) else { return };
-        let told = Key {
+        let Some(name) = namespace_of(key) else { return };
+        let key = Key {
             kind: ObjectKind::Namespace,
-            name: NamespacedName { namespace: Arc::from(""), name: Arc::clone(&namespace) },
+            name: NamespacedName { namespace: Arc::from(""), name: Arc::clone(&name) },
         };
-        match (self.namespaces.contains_key(&namespace), self.told.contains_key(&told)) {
-            (true, false) => {
-                self.told.insert(told, Object::Namespace);
-                changes.push(Change::Namespace(namespace));
+        if !self.namespaces.contains_key(&name) {
+            if self.told.remove(&key).is_some() {
+                changes.push(Change::NamespaceGone(name));
             }
-            (false, true) => {
-                self.told.remove(&told);
-                changes.push(Change::NamespaceGone(namespace));
-            }
-            (true, true) | (false, false) => {}
+            return;
+        }
+        let socket_lb = self.said_of_sockets(&key);
+        let object = Object::Namespace(socket_lb);
+        if self.told.get(&key) != Some(&object) {
+            self.told.insert(key, object);
+            changes.push(Change::Namespace(Namespace { name, socket_lb }));
+        }
+    }
+
+    fn said_of_sockets(&self, namespace: &Key) -> Option<SocketLb> {
+        match self.claims.get(namespace)?.first()?.object {
+            Object::Namespace(said) => said,
+            _ => None,
         }
     }
 
@@ -252,20 +269,19 @@ impl Folder {
     /// problems changed by that.
     fn shadow(&mut self, key: &Key) -> Vec<Arc<str>> {
         let claims = self.claims.get(key).map(Vec::as_slice).unwrap_or_default();
-        // Namespaces say nothing but their name, so a copy of one is no contradiction.
-        let claims = if key.kind == ObjectKind::Namespace { &[] } else { claims };
-        let Some((winner, losers)) = claims.split_first() else { return Vec::new() };
+        let Some(winner) = claims.first() else { return Vec::new() };
         let mut changed = Vec::new();
-        if let Some(file) = self.files.get_mut(&winner.file)
-            && file.shadowed.remove(key).is_some()
-        {
-            changed.push(Arc::clone(&winner.file));
-        }
-        for loser in losers {
-            let Some(file) = self.files.get_mut(&loser.file) else { continue };
-            let before = file.shadowed.insert(key.clone(), Arc::clone(&winner.file));
-            if before.as_ref() != Some(&winner.file) {
-                changed.push(Arc::clone(&loser.file));
+        for (idx, claim) in claims.iter().enumerate() {
+            let Some(file) = self.files.get_mut(&claim.file) else { continue };
+            // Namespaces say little but their name: a copy that says the same is no contradiction.
+            let is_same = key.kind == ObjectKind::Namespace && claim.object == winner.object;
+            let before = if idx == 0 || is_same {
+                file.shadowed.remove(key)
+            } else {
+                file.shadowed.insert(key.clone(), Arc::clone(&winner.file))
+            };
+            if before.as_ref() != file.shadowed.get(key) {
+                changed.push(Arc::clone(&claim.file));
             }
         }
         changed
@@ -310,9 +326,10 @@ fn namespace_of(key: &Key) -> Option<Arc<str>> {
     match key.kind {
         ObjectKind::Namespace => Some(Arc::clone(&key.name.name)),
         ObjectKind::Node => None,
-        ObjectKind::Service | ObjectKind::EndpointSlice | ObjectKind::Endpoints => {
-            Some(Arc::clone(&key.name.namespace))
-        }
+        ObjectKind::Service
+        | ObjectKind::EndpointSlice
+        | ObjectKind::Endpoints
+        | ObjectKind::Pod => Some(Arc::clone(&key.name.namespace)),
     }
 }
 

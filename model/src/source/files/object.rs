@@ -20,6 +20,7 @@ use crate::endpoint::EndpointSlice;
 use crate::name::NamespacedName;
 use crate::node::Node;
 use crate::parse::{self, Names, Parsed};
+use crate::pod::{Pod, SocketLb};
 use crate::problem::Problem;
 use crate::service::Service;
 
@@ -61,6 +62,7 @@ pub(super) enum ObjectKind {
     Service,
     EndpointSlice,
     Endpoints,
+    Pod,
 }
 
 impl ObjectKind {
@@ -70,6 +72,7 @@ impl ObjectKind {
             ("v1", "Node") => Some(Self::Node),
             ("v1", "Service") => Some(Self::Service),
             ("v1", "Endpoints") => Some(Self::Endpoints),
+            ("v1", "Pod") => Some(Self::Pod),
             ("discovery.k8s.io/v1", "EndpointSlice") => Some(Self::EndpointSlice),
             _ => None,
         }
@@ -82,6 +85,7 @@ impl ObjectKind {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::Endpoints => "Endpoints",
+            Self::Pod => "Pod",
         }
     }
 
@@ -93,11 +97,13 @@ impl ObjectKind {
 /// An object as we keep it. Equal ones need no change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Object {
-    Namespace,
+    /// With what it says of its pods' sockets.
+    Namespace(Option<SocketLb>),
     Node(Arc<Node>),
     Service(Arc<Service>),
     /// One of an `EndpointSlice`; any number of `Endpoints`.
     Slices(Vec<Arc<EndpointSlice>>),
+    Pod(Arc<Pod>),
 }
 
 /// What the documents of a file gave so far.
@@ -245,8 +251,8 @@ impl ObjectSeed<'_> {
                 }
                 let object = Namespace::deserialize(object)?;
                 let parsed = parse::namespace(&object.metadata, names);
-                self.keep(kind, &object.metadata, parsed, |name| {
-                    (cluster_key(kind, &name), Object::Namespace)
+                self.keep(kind, &object.metadata, parsed, |namespace| {
+                    (cluster_key(kind, &namespace.name), Object::Namespace(namespace.socket_lb))
                 });
             }
             ObjectKind::Node => {
@@ -272,6 +278,13 @@ impl ObjectSeed<'_> {
                 });
             }
             ObjectKind::Endpoints => self.endpoints(&core::Endpoints::deserialize(object)?),
+            ObjectKind::Pod => {
+                let object = core::Pod::deserialize(object)?;
+                let parsed = parse::pod(&object, names);
+                self.keep(kind, &object.metadata, parsed, |pod| {
+                    (Key { kind, name: pod.name.clone() }, Object::Pod(Arc::new(pod)))
+                });
+            }
         }
         Ok(())
     }

@@ -16,8 +16,8 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::cluster::{Change, Kind};
 use crate::name::NamespacedName;
 use crate::parse::{Names, Parsed};
-use crate::source::kube::Selector;
 use crate::source::kube::backoff::Backoff;
+use crate::source::kube::{Selector, Watched};
 use crate::watch::HealthReport;
 
 /// Objects a page of a list.
@@ -64,6 +64,8 @@ pub(super) struct Follower {
     version: Option<String>,
     /// Objects with problems, to be cleared when they are mended or go.
     faulty: BTreeSet<Arc<str>>,
+    /// A server that refuses to list the kind is taken to have nothing of it.
+    if_allowed: bool,
 }
 
 /// Why following cannot go on as it did.
@@ -117,6 +119,19 @@ impl Follower {
             names: Names::default(),
             version: None,
             faulty: BTreeSet::new(),
+            if_allowed: false,
+        }
+    }
+
+    /// Does that if the kind is watched; says that there is nothing of it if it is not.
+    pub(super) async fn run_if<K: Followed>(mut self, watched: Watched, api: Api<K>) {
+        match watched {
+            // Nobody listens only when the process is ending.
+            Watched::No => drop(self.send(none(K::KIND)).await),
+            Watched::IfAllowed | Watched::Yes => {
+                self.if_allowed = watched == Watched::IfAllowed;
+                self.run(api).await;
+            }
         }
     }
 
@@ -141,6 +156,10 @@ impl Follower {
                     sleep(backoff.next()).await;
                 }
                 Err(Stop::Failed(why)) => {
+                    // What was listed before stays in force.
+                    if is_refused(&why) && std::mem::take(&mut self.if_allowed) {
+                        drop(self.send(none(K::KIND)).await);
+                    }
                     let what = format!("{}s of {} cannot be watched: {why}", K::TITLE, self.url);
                     self.health.failed(K::TITLE, &what, remedy(&why));
                     if started.elapsed() >= LONGEST_FAILURE {
@@ -186,6 +205,7 @@ impl Follower {
             changes.extend(unlisted.into_iter().map(cleared));
             changes.push(Change::ListDone(K::KIND));
             self.send(changes).await?;
+            self.if_allowed = false;
             self.health.well(K::TITLE);
             self.version = Some(version_of(metadata.resource_version)?);
             return Ok(Step::Listed);
@@ -314,8 +334,17 @@ const fn cleared(origin: Arc<str>) -> Change {
     Change::Problems { origin, problems: Vec::new() }
 }
 
+/// As far as anybody asks, there is nothing of a kind.
+fn none(kind: Kind) -> Vec<Change> {
+    [Change::ListBegins, Change::ListDone].map(|end| end(kind)).into()
+}
+
+fn is_refused(why: &str) -> bool {
+    why.starts_with("401") || why.starts_with("403")
+}
+
 fn remedy(why: &str) -> &'static str {
-    if why.starts_with("401") || why.starts_with("403") {
+    if is_refused(why) {
         "what was seen stays in force; give this identity get, list and watch on the kind"
     } else {
         "what was seen stays in force and it is tried again; check that the API server is reachable"

@@ -1,6 +1,7 @@
 //! The packet programs at the devices of this node, and the connections that they found.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use abi::flow::{Record, Tuple};
 use load::MapError;
@@ -120,16 +121,33 @@ impl Packets {
 
     /// Removes connections that have ended.
     pub fn collect(&mut self) {
+        let lifetimes = self.lifetimes;
+        self.remove(|flows, last| {
+            flows.collect(&lifetimes, last).map(|collected| debug!(?collected, "connections"))
+        });
+    }
+
+    /// Removes closed connections of clients whose sockets are translated from now on. One may get the
+    /// ports of a closed one, whose answers bear the name of its Service.
+    pub fn forget_closed(&mut self, clients: &BTreeSet<IpAddr>) {
+        self.remove(|flows, last| {
+            flows.forget_closed(clients, last).map(|n| debug!(n, "closed connections of clients"))
+        });
+    }
+
+    fn remove(
+        &mut self,
+        remove: impl FnOnce(&mut Flows, &mut dyn FnMut(&Record)) -> Result<(), MapError>,
+    ) {
         let Some((_, flows)) = &mut self.in_charge else { return };
         let mut ended = self.tables.as_ref().map(Ended::new);
-        let last = |flow: &Record| {
+        let mut last = |flow: &Record| {
             if let Some(ended) = &mut ended {
                 ended.add(flow);
             }
         };
-        match flows.collect(&self.lifetimes, last) {
-            Ok(collected) => debug!(?collected, "connections"),
-            Err(error) => warn!("cannot collect connections that have ended: {error}"),
+        if let Err(error) = remove(flows, &mut last) {
+            warn!("cannot remove connections that have ended: {error}");
         }
     }
 }
