@@ -1,26 +1,30 @@
 //! Answers by ARP and neighbour discovery for addresses that no device has.
 
 use std::collections::BTreeSet;
-use std::io::{self, Read};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::io::{self, IoSliceMut, Read};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6};
+use std::num::NonZeroU32;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use nix::sys::socket::{LinkAddr, MsgFlags, bind, sendto};
+use nix::cmsg_space;
+use nix::sys::socket::{
+    ControlMessageOwned, LinkAddr, MsgFlags, SockaddrIn6, bind, recvmsg, sendto,
+};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
 use super::message::{
-    self, Mac, advertisement, arp_reply, gratuitous_arp, read_arp, read_solicitation,
+    self, HOPS, Mac, advertisement, arp_reply, gratuitous_arp, read_arp, read_solicitation,
 };
 use crate::network;
 
 const ETH_P_ARP: u16 = 0x0806;
-/// Neighbour discovery is heard from nobody who is further away.
-const HOPS: u32 = 255;
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+/// No question is longer, in bytes.
+const LONGEST: usize = 256;
 /// An address that has moved is told of so often, and as far apart.
 const TOLD: u32 = 4;
 const APART: Duration = Duration::from_secs(1);
@@ -44,13 +48,16 @@ trait Protocols: Sized {
     /// Tells everybody where an address is.
     fn tell(&self, address: Self::Address) -> io::Result<()>;
     fn socket(&self) -> &AsyncFd<Socket>;
+    fn receive(socket: &Socket) -> io::Result<Heard>;
     /// Answers one question, if it is one and after one of these.
-    fn answer(
-        &self,
-        question: &[u8],
-        from: SocketAddr,
-        mine: &BTreeSet<Self::Address>,
-    ) -> io::Result<()>;
+    fn answer(&self, question: &Heard, mine: &BTreeSet<Self::Address>) -> io::Result<()>;
+}
+
+/// A message, and of neighbour discovery who sent it and with how many hops left.
+struct Heard {
+    bytes: Vec<u8>,
+    from: Ipv6Addr,
+    hops: u32,
 }
 
 async fn family<P: Protocols>(own: Option<IpAddr>, mut mine: watch::Receiver<BTreeSet<IpAddr>>) {
@@ -105,8 +112,8 @@ async fn serve<P: Protocols>(protocols: &P, mut mine: watch::Receiver<BTreeSet<I
                     new.clear();
                 }
             }
-            question = hear(protocols.socket()) => match question {
-                Ok((question, from)) => note(protocols.answer(&question, from, &led)),
+            question = hear::<P>(protocols.socket()) => match question {
+                Ok(question) => note(protocols.answer(&question, &led)),
                 Err(error) => {
                     tracing::debug!(%error, "hearing of neighbours failed");
                     tokio::time::sleep(APART).await;
@@ -122,29 +129,14 @@ fn note(done: io::Result<()>) {
     }
 }
 
-/// One message, and who sent it where the socket knows that.
-async fn hear(socket: &AsyncFd<Socket>) -> io::Result<(Vec<u8>, SocketAddr)> {
+async fn hear<P: Protocols>(socket: &AsyncFd<Socket>) -> io::Result<Heard> {
     loop {
         let mut ready = socket.readable().await?;
-        let heard = ready.try_io(|socket| receive(socket.get_ref()));
+        let heard = ready.try_io(|socket| P::receive(socket.get_ref()));
         if let Ok(heard) = heard {
             return heard;
         }
     }
-}
-
-fn receive(socket: &Socket) -> io::Result<(Vec<u8>, SocketAddr)> {
-    let mut bytes = vec![0; 256];
-    let nobody = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-    let (n, from) = if socket.domain()? == Domain::IPV6 {
-        use nix::sys::socket::{SockaddrIn6, recvfrom};
-        let (n, from) = recvfrom::<SockaddrIn6>(socket.as_raw_fd(), &mut bytes)?;
-        (n, from.map_or(nobody, |from| SocketAddrV6::from(from).into()))
-    } else {
-        ((&*socket).read(&mut bytes)?, nobody)
-    };
-    bytes.truncate(n);
-    Ok((bytes, from))
 }
 
 /// ARP on one device.
@@ -185,8 +177,15 @@ impl Protocols for Arp {
         &self.socket
     }
 
-    fn answer(&self, frame: &[u8], _: SocketAddr, mine: &BTreeSet<Ipv4Addr>) -> io::Result<()> {
-        match read_arp(frame) {
+    fn receive(mut socket: &Socket) -> io::Result<Heard> {
+        let mut bytes = vec![0; LONGEST];
+        let n = socket.read(&mut bytes)?;
+        bytes.truncate(n);
+        Ok(Heard { bytes, from: Ipv6Addr::UNSPECIFIED, hops: 0 })
+    }
+
+    fn answer(&self, question: &Heard, mine: &BTreeSet<Ipv4Addr>) -> io::Result<()> {
+        match read_arp(&question.bytes) {
             Some(asked) if mine.contains(&asked.after) && asked.by.0 != self.mac => {
                 self.send(&arp_reply(self.mac, &asked))
             }
@@ -219,6 +218,9 @@ impl Protocols for Neighbours {
         socket.set_nonblocking(true)?;
         socket.set_unicast_hops_v6(HOPS)?;
         socket.set_multicast_hops_v6(HOPS)?;
+        // What is asked on other links is no question to this node's end of this one.
+        socket.bind_device_by_index_v6(NonZeroU32::new(idx))?;
+        socket.set_recv_hoplimit_v6(true)?;
         socket.set_multicast_if_v6(idx)?;
         socket.set_multicast_loop_v6(false)?;
         let mac = mac(&device)?;
@@ -255,19 +257,31 @@ impl Protocols for Neighbours {
         &self.socket
     }
 
-    fn answer(
-        &self,
-        message: &[u8],
-        from: SocketAddr,
-        mine: &BTreeSet<Ipv6Addr>,
-    ) -> io::Result<()> {
-        let asked = read_solicitation(message).filter(|address| mine.contains(address));
-        let (Some(address), IpAddr::V6(by)) = (asked, from.ip()) else { return Ok(()) };
+    fn receive(socket: &Socket) -> io::Result<Heard> {
+        let mut bytes = vec![0; LONGEST];
+        let mut control = cmsg_space!(i32);
+        let mut buffers = [IoSliceMut::new(&mut bytes)];
+        let fd = socket.as_raw_fd();
+        let received =
+            recvmsg::<SockaddrIn6>(fd, &mut buffers, Some(&mut control), MsgFlags::empty())?;
+        let from = received.address.map_or(Ipv6Addr::UNSPECIFIED, |from| from.ip());
+        let hops = received.cmsgs()?.find_map(|control| match control {
+            ControlMessageOwned::Ipv6HopLimit(hops) => u32::try_from(hops).ok(),
+            _ => None,
+        });
+        let n = received.bytes;
+        bytes.truncate(n);
+        Ok(Heard { bytes, from, hops: hops.unwrap_or(0) })
+    }
+
+    fn answer(&self, question: &Heard, mine: &BTreeSet<Ipv6Addr>) -> io::Result<()> {
+        let asked = read_solicitation(&question.bytes, question.hops);
+        let Some(address) = asked.filter(|address| mine.contains(address)) else { return Ok(()) };
         // Who has no address yet asks whether somebody has the one that it wants.
-        if by.is_unspecified() {
+        if question.from.is_unspecified() {
             return self.tell(address);
         }
-        self.send(&advertisement(self.mac, address, true), by)
+        self.send(&advertisement(self.mac, address, true), question.from)
     }
 }
 

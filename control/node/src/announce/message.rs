@@ -12,6 +12,8 @@ const ARP: [u8; 8] = [0x08, 0x06, 0, 1, 0x08, 0, 6, 4];
 const REQUEST: u8 = 1;
 const REPLY: u8 = 2;
 
+/// What neighbour discovery is sent with: nobody who is further away can send it so.
+pub(super) const HOPS: u32 = 255;
 const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
 /// What an advertisement says of itself: it was asked for; it holds against what was known.
@@ -58,9 +60,10 @@ fn arp(form: u8, to: Mac, sender: (Mac, Ipv4Addr), target: (Mac, Ipv4Addr)) -> V
     frame
 }
 
-/// Reads an `ICMPv6` message: which address is asked after, if it is such a question.
-pub(super) fn read_solicitation(message: &[u8]) -> Option<Ipv6Addr> {
-    let rest = message.strip_prefix(&[SOLICITATION, 0])?;
+/// Reads an `ICMPv6` message: which address is asked after, if it is such a question. One that has lost a hop
+/// was not asked on this link (RFC 4861 section 7.1.1).
+pub(super) fn read_solicitation(message: &[u8], hops: u32) -> Option<Ipv6Addr> {
+    let rest = message.strip_prefix(&[SOLICITATION, 0]).filter(|_| hops == HOPS)?;
     rest.get(6..)?.first_chunk::<16>().map(|address| Ipv6Addr::from(*address))
 }
 
@@ -118,11 +121,12 @@ mod tests {
         let address: Ipv6Addr = "fd00::1:2:3".parse().unwrap();
         let mut question = vec![SOLICITATION, 0, 0, 0, 0, 0, 0, 0];
         question.extend(address.octets());
-        assert_eq!(read_solicitation(&question), Some(address));
-        assert_eq!(read_solicitation(&question[..23]), None);
+        assert_eq!(read_solicitation(&question, HOPS), Some(address));
+        assert_eq!(read_solicitation(&question, HOPS - 1), None, "it came from another link");
+        assert_eq!(read_solicitation(&question[..23], HOPS), None);
         let answer = advertisement(OWN, address, true);
         assert_eq!((answer.len(), answer[0], answer[4]), (32, ADVERTISEMENT, 0x60));
-        assert_eq!(read_solicitation(&answer), None);
+        assert_eq!(read_solicitation(&answer, HOPS), None);
         assert_eq!(solicited_node(address), "ff02::1:ff02:3".parse::<Ipv6Addr>().unwrap());
     }
 }
