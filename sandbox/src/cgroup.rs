@@ -61,6 +61,15 @@ pub(crate) fn create_anew(path: &Path) -> io::Result<()> {
     fs::create_dir(path)
 }
 
+/// Lets the cgroups in this one have the controllers that it has. On version 2 no process may be in it then.
+pub(crate) fn delegate(path: &Path) -> io::Result<()> {
+    let controllers = fs::read_to_string(path.join("cgroup.controllers"))?;
+    for controller in controllers.split_whitespace() {
+        fs::write(path.join("cgroup.subtree_control"), format!("+{controller}"))?;
+    }
+    Ok(())
+}
+
 /// Kills every process in a cgroup and in those below it, and waits until they are gone.
 pub fn kill(path: &Path) -> io::Result<()> {
     match fs::write(path.join("cgroup.kill"), "1") {

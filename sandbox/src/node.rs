@@ -67,8 +67,8 @@ impl Node {
         let pod_cidr = address::pod_cidr(node_idx).ok_or_else(full)?;
         let netns = create_netns(name, &SYSCTLS)?;
         let cgroup = sandbox.cgroup().join(name);
-        record::add_place(sandbox.dir(), name, &netns, &cgroup)?;
-        fs::create_dir(&cgroup).map_err(at("making cgroup", &cgroup))?;
+        record::add_place(sandbox.dir(), name, &netns, &init(&cgroup))?;
+        fs::create_dir_all(init(&cgroup)).map_err(at("making cgroup", &cgroup))?;
         let network = |source| BuildError::Network { name: name.to_owned(), source };
         link::configure(sandbox.fabric(), async |links| {
             let peer = Peer { name: UPLINK, netns: &netns };
@@ -125,7 +125,8 @@ impl Node {
         [format!("{v4}/{POD_CIDR_LEN_V4}"), format!("{v6}/{POD_CIDR_LEN_V6}")]
     }
 
-    /// Its cgroup: a program attached here acts on this node alone.
+    /// Its cgroup: a program attached here acts on this node alone. It has no processes of its own, so
+    /// that an agent can give the pods in it limits.
     #[must_use]
     pub fn cgroup(&self) -> &Path {
         &self.inner.cgroup
@@ -149,7 +150,8 @@ impl Node {
 
     /// A program to start on the node itself, as a pod with `hostNetwork` would.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Launch {
-        Launch::new(program.as_ref(), &self.inner.name, &self.inner.netns, &self.inner.cgroup)
+        let Inner { name, netns, cgroup, .. } = &*self.inner;
+        Launch::new(program.as_ref(), name, netns, &init(cgroup))
     }
 
     /// The other end of its link to the other nodes: a namespace and a device there. What is sent by
@@ -233,6 +235,11 @@ impl Bpffs {
 /// The bridge's end of a node's link.
 fn port(node_idx: usize) -> String {
     format!("node{node_idx}")
+}
+
+/// Where a node's own processes are: on version 2 a cgroup has processes, or cgroups with limits.
+fn init(cgroup: &Path) -> PathBuf {
+    cgroup.join("init")
 }
 
 /// A namespace with its settings.

@@ -106,7 +106,7 @@ impl Pod {
     /// that cgroup does not see its sockets.
     pub fn command_outside_cgroup(&self, program: impl AsRef<OsStr>) -> Launch {
         let above = self.node.cgroup().parent().unwrap_or_else(|| self.node.cgroup());
-        Launch::new(program.as_ref(), &self.name, &self.netns, above)
+        Launch::new(program.as_ref(), &self.name, &self.netns, &record::outside(above))
     }
 
     /// What the link between the pod and its node carried from and to the pod.

@@ -8,6 +8,7 @@
 //!     cgroup → /sys/fs/cgroup/fairlead-sandbox-demo
 //!     cgroups/0 → /sys/fs/cgroup/pids/fairlead-node-a
 //!     places/web-1/netns → /proc/PID/fd/N
+//!     places/node-a/cgroup → /sys/fs/cgroup/fairlead-sandbox-demo/node-a/init
 //!     places/web-1/cgroup → /sys/fs/cgroup/fairlead-sandbox-demo/node-a/web-1
 //!     bpf/                        a bpffs, once asked for
 //! ```
@@ -87,7 +88,10 @@ impl Record {
         for notes in ["places", "cgroups"].map(|name| self.dir.join(name)) {
             fs::create_dir(&notes).map_err(at("making", &notes))?;
         }
-        cgroup::create_anew(&self.cgroup).map_err(at("making cgroup", &self.cgroup))
+        cgroup::create_anew(&self.cgroup)
+            .and_then(|()| fs::create_dir(outside(&self.cgroup)))
+            .and_then(|()| cgroup::delegate(&self.cgroup))
+            .map_err(at("making cgroup", &self.cgroup))
     }
 }
 
@@ -103,6 +107,11 @@ impl Drop for Record {
             tracing::warn!(dir = %self.dir.display(), %error, "a sandbox could not be taken down");
         }
     }
+}
+
+/// In a sandbox's cgroup, for processes that are in none of its nodes'.
+pub(crate) fn outside(cgroup: &Path) -> PathBuf {
+    cgroup.join("outside")
 }
 
 /// Sweeps what dead owners left.

