@@ -248,6 +248,14 @@ impl Node {
         Ok(held)
     }
 
+    /// Reads it, and before that makes what addresses and entries are kept in, should it be gone: without the
+    /// device no change could be written, and nothing could be found missing while a change is not.
+    fn read_again(&mut self) -> Result<HashMap<Key, Value>, KernelError> {
+        netlink("make the device again", device::create())?;
+        sets::create(self.families)?;
+        self.read()
+    }
+
     /// All is told again: what nobody asks for goes.
     fn actual(&self) -> Actual {
         let mut actual = Actual::default();
@@ -259,7 +267,7 @@ impl Node {
     /// Writes what was taken in. Says whether there was anything to write.
     fn transact(&mut self) -> Result<bool, KernelError> {
         if self.is_lost {
-            let held = self.read()?;
+            let held = self.read_again()?;
             self.state.found(held);
         }
         self.is_lost = true;
@@ -422,9 +430,7 @@ impl Node {
             return Ok(None);
         }
         self.collect()?;
-        netlink("make the device again", device::create())?;
-        sets::create(self.families)?;
-        let held = self.read()?;
+        let held = self.read_again()?;
         let mut is_whole = held == *self.state.held();
         for family in self.families {
             let found = Found::parse(&Programs::of(self.variant, *family).save()?);

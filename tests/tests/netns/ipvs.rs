@@ -28,7 +28,8 @@ fn a_kernel_without_ipvs_is_told_of_with_the_module_that_it_lacks() {
 mod vm {
     use proxy::status::{Status, file_of};
     use sandbox::traffic::Protocol;
-    use tests::cluster::{Cluster, Node, answered_by, eventually, names};
+    use sandbox::wait;
+    use tests::cluster::{Cluster, Node, answered_by, eventually, names, soon};
 
     /// What is done to a node.
     type Damage = fn(&Node);
@@ -63,8 +64,10 @@ mod vm {
         for (what, damage) in DAMAGES {
             let before = n_repairs();
             damage(&node);
-            eventually(what, || n_repairs() > before);
-            eventually(what, is_whole);
+            let is_repaired = wait::until(soon(), || n_repairs() > before);
+            assert!(is_repaired, "{what}: nothing is repaired\n{}", node.log());
+            let is_routed = wait::until(soon(), is_whole);
+            assert!(is_routed, "{what}: it is not whole again\n{}", node.log());
         }
         // Somebody else's virtual service, at somebody else's address.
         run(&node, "ipvsadm -A -t 203.0.113.10:80 -s rr");
