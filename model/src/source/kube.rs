@@ -172,6 +172,10 @@ impl Connection {
         if let Some(master) = &kube_config.master {
             config.cluster_url = parse_url(master)?;
         }
+        // Without TLS nobody asks for certificates, and a machine may have none.
+        if config.cluster_url.scheme_str() == Some("http") {
+            config.root_cert.get_or_insert_default();
+        }
         // Retries are ours, so that health tells of them.
         config.default_retry = false;
         let url = config.cluster_url.to_string();
