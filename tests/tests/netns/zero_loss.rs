@@ -112,7 +112,7 @@ fn loads(node: &Node, client: &Pod, outside: &Node, rates: [(Protocol, u32); 2])
     let fairlead = node.fairlead();
     let mut loads = Vec::new();
     for (protocol, rate) in rates {
-        let (until, timeout) = (Until::Told, PATIENCE);
+        let (until, timeout) = (Until::Told, Pace::of_this_machine().time(PATIENCE));
         let load = |target| Load { target, protocol, rate, until, timeout };
         for target in ["10.96.0.10:80", "[fd00:10:96::a]:80"] {
             loads.push(fairlead.client(client, &load(target.parse().unwrap())).unwrap());
