@@ -265,14 +265,10 @@ pub(crate) fn device_name(address: IpAddr) -> io::Result<String> {
 
 /// The device that has an address, as packets that are for its whole link name it.
 pub(crate) fn device_of(address: IpAddr) -> io::Result<LinkAddr> {
-    let all: Vec<_> = nix::ifaddrs::getifaddrs()?.collect();
-    let has = |one: &&nix::ifaddrs::InterfaceAddress| {
-        one.address.as_ref().and_then(address_of) == Some(address)
-    };
-    let name = all.iter().find(has).map(|one| one.interface_name.as_str());
-    let mut links = all.iter().filter(|one| Some(one.interface_name.as_str()) == name);
-    let link = links.find_map(|one| one.address.as_ref()?.as_link_addr().copied());
-    link.ok_or_else(|| io::Error::other(format!("no device has address {address}")))
+    let name = device_name(address)?;
+    let mut ends = nix::ifaddrs::getifaddrs()?.filter(|one| one.interface_name == name);
+    let link = ends.find_map(|one| one.address?.as_link_addr().copied());
+    link.ok_or_else(|| io::Error::other(format!("the device {name} has no address on its link")))
 }
 
 /// An address out of the system's own form.
